@@ -1,0 +1,1 @@
+"""The Wasabi AiR Jobs API. Nothing in here knows Airflow."""
