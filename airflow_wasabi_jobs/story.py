@@ -37,7 +37,7 @@ class Story:
             self._failed_looks = 0
         if report.status != self.status:
             self.status = report.status
-            self._tell("Job %s: %s, %d errors so far.", report.status.value, report.error_count)
+            self._tell("Job %s: %s (errors: %d).", report.status.value, report.error_count)
         elif self._is_quiet():
             self._tell("Job %s: still %s, %.0f minutes into this wait.", report.status.value, self._minutes())
 

@@ -41,7 +41,7 @@ class WasabiJobTrigger(BaseTrigger):
         exponential_backoff: bool = False,
         max_wait: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # Airflow's own, and untyped
         if poke_interval <= 0:
             raise ValueError(f"poke_interval must be more than 0 seconds, not {poke_interval!r}")
         if max_wait is not None and max_wait < 0:

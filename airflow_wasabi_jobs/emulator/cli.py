@@ -1,0 +1,67 @@
+"""The command ``wasabi-air-emulator``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from typing import Any
+
+import msgspec
+
+from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, serving
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the emulated API until it is interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="wasabi-air-emulator",
+        description="A Wasabi AiR Jobs API on this machine, for trying and testing DAGs without an account. "
+        "Ask for the status of a job whose id begins with completes, fails, cancels or completes-with-3-errors, "
+        "and such a job comes to life.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=8077, help="the port to listen on; 0 for a free one")
+    parser.add_argument("--access-key", default=ACCESS_KEY, help="the access key to accept")
+    parser.add_argument("--secret-key", default=SECRET_KEY, help="the secret key to accept")
+    parser.add_argument("--speed", type=float, default=1.0, help="how many times faster than 5 seconds a job runs")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="milliseconds to hold each answer back")
+    parser.add_argument("--error-rate", type=float, default=0.0, help="share of the requests to answer 500, 0 to 1")
+    parser.add_argument(
+        "--rate-limit-per-minute", type=int, default=0, help="requests a minute before 429; 0: no limit"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides which requests the error rate hits")
+    parser.add_argument("--verbose", action="store_true", help="print a line for each request")
+    given = vars(parser.parse_args(arguments))
+    host, port, verbose = given.pop("host"), given.pop("port"), given.pop("verbose")
+    try:
+        behaviour = msgspec.convert(given, Behaviour)
+    except msgspec.ValidationError as error:
+        parser.error(str(error).replace("`$.", "`--").replace("_", "-"))
+    try:
+        asyncio.run(_serve(behaviour, host, port, tell=_print if verbose else None))
+    except OSError as error:
+        parser.exit(1, f"wasabi-air-emulator: can't listen on {host}, port {port}: {error.strerror}. Try --port 0.\n")
+    return 0
+
+
+async def _serve(behaviour: Behaviour, host: str, port: int, tell: Any) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serving(behaviour, host, port, tell) as url:
+        # Keys of one's own are not shown: they may be in use elsewhere.
+        own = behaviour.secret_key != SECRET_KEY
+        keys = "with your keys" if own else f"access key {behaviour.access_key}, secret key {behaviour.secret_key}"
+        _print(f"Wasabi AiR emulator listening on {url} ({keys}). Ctrl-C stops it.")
+        await stop.wait()
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - it is what the command is for
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""
+Wait for as many Wasabi AiR jobs as there happen to be, each in a mapped task of its own.
+
+What comes after gets the report of every job: ``{"job_id", "status", "error_count"}``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+# With Airflow 3 alone: from airflow.sdk import DAG, task
+from airflow.providers.common.compat.sdk import DAG, task
+
+from airflow_wasabi_jobs.sensors import WasabiJobSensor
+
+with DAG(
+    dag_id="example_wasabi_mapped_sensors",
+    description="Wait for many Wasabi AiR jobs, one mapped task each",
+    schedule=None,
+    start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
+    catchup=False,
+    tags=["example", "wasabi"],
+) as dag:
+
+    @task
+    def find_jobs() -> list[str]:
+        """Return the ids to wait for. In a real DAG, this is where the jobs are submitted."""
+        return ["completes-trailer", "completes-interview", "completes-with-2-errors-archive"]
+
+    wait = WasabiJobSensor.partial(
+        task_id="wait",
+        poke_interval=timedelta(seconds=2),
+        timeout=timedelta(hours=6),
+        deferrable=True,
+    ).expand(job_id=find_jobs())
+
+    @task
+    def summarize(reports: list[dict[str, Any]]) -> int:
+        """Return how many errors the jobs met in all."""
+        return sum(report["error_count"] for report in reports)
+
+    summarize(wait.output)
