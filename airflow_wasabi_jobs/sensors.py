@@ -270,15 +270,18 @@ def verdict(report: JobReport, *, wasabi_conn_id: str, max_error_count: int | No
     """
     job = f"Job {report.job_id!r} on connection {wasabi_conn_id!r}"
     many = f"{report.error_count} error{'' if report.error_count == 1 else 's'}"
-    advice = "Its answer is final: submit it anew and wait for the new job."
+    advice = "That is final: to have it analysed after all, submit a new job and wait for that one."
     match report.status.value:
+        case "completed" if max_error_count is None or report.error_count <= max_error_count:
+            return {"job_id": report.job_id, "status": "completed", "error_count": report.error_count}
+        case "completed":
+            raise WasabiJobFailed(
+                f"{job} completed with {many}, and max_error_count is {max_error_count}. Look at the job's errors: "
+                "if its result is good enough, raise max_error_count; if not, submit a new job."
+            )
         case "failed":
             raise WasabiJobFailed(f"{job} failed, with {many}. {advice}")
         case "cancelled":
             raise WasabiJobCancelled(f"{job} was cancelled, with {many} by then. {advice}")
-    if max_error_count is not None and report.error_count > max_error_count:
-        raise WasabiJobFailed(
-            f"{job} completed with {many}, and max_error_count is {max_error_count}. "
-            "Look at the job's errors: if its result is good enough, raise max_error_count; if not, submit it anew."
-        )
-    return {"job_id": report.job_id, "status": report.status.value, "error_count": report.error_count}
+        case status:
+            raise ValueError(f"{job} is {status}, which is no verdict: the wait should have gone on.")

@@ -1,0 +1,135 @@
+"""Show a DAG that waits for jobs which complete, fail and are cancelled: what it prints is for a person."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from airflow_wasabi_jobs.demo.airflow_run import DAG_FILE
+from airflow_wasabi_jobs.emulator import AirEmulator
+from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
+
+TIME_LIMIT = 180.0
+# Which end of each task is the right one: the class of its error, or none.
+EXPECTED = {
+    "wait_for_interview": None,
+    "wait_for_trailer": "WasabiJobFailed",
+    "wait_for_archive": "WasabiJobCancelled",
+}
+INTRODUCTION = """\
+A DAG waits for three Wasabi AiR jobs, with Airflow {airflow} and an emulated API. No account is needed.
+
+  wait_for_interview  pokes         for job completes-interview
+  wait_for_trailer    reschedules   for job fails-trailer
+  wait_for_archive    is deferred   for job cancels-archive
+
+Setting up a private Airflow, which takes some seconds ..."""
+FINISH = """
+All went as it should: the completed job's report is an XCom for the next task, and a job that failed
+or was cancelled fails its task at once, without a retry.
+
+What to do next:
+  - See it in Airflow's own pages, with a scheduler and a triggerer:   make airflow
+  - Put a sensor into a DAG, and use your own account:                 README.md
+  - Test your own DAGs on the emulator:                                wasabi-air-emulator --help"""
+
+
+def main() -> int:
+    """Run the demo. Returns 0 only if each task ended as it should."""
+    _say(INTRODUCTION.format(airflow=version("apache-airflow")))
+    with tempfile.TemporaryDirectory(prefix="wasabi-demo-") as folder, AirEmulator() as emulator:
+        home = Path(folder)
+        with (home / "airflow.log").open("w") as log:
+            airflow = subprocess.Popen(
+                [sys.executable, "-m", "airflow_wasabi_jobs.demo.airflow_run"],
+                env=_environment(home, emulator),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=home,
+            )
+        try:
+            ends = _watch(airflow, emulator.url, home / "told")
+        finally:
+            airflow.kill()
+            airflow.wait()
+        if ends == EXPECTED:
+            _say(FINISH)
+            return 0
+        _say((home / "airflow.log").read_text(errors="replace"))
+    _say("\nSomething broke: above is all that Airflow said.")
+    for task, error in EXPECTED.items():
+        _say(f"  {task}: expected {error or 'success'}, got {ends.get(task, 'no end') or 'success'}")
+    return 1
+
+
+def _environment(home: Path, emulator: AirEmulator) -> dict[str, str]:
+    # Nothing of another Airflow on this machine: it is neither used nor touched.
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    return {
+        **mine,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAG_FILE.parent),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW_CONN_WASABI_DEFAULT": emulator.connection_uri,
+        "WASABI_DEMO_TOLD": str(home / "told"),
+    }
+
+
+def _watch(airflow: subprocess.Popen[bytes], url: str, told: Path) -> dict[str, str | None]:
+    """Tell what happens while it happens, and return how each task ended."""
+    ends: dict[str, str | None] = {}
+    seen: dict[str, str] = {}
+    lines = 0
+    began = time.monotonic()
+    deadline = began + TIME_LIMIT
+    running = True
+    while running and time.monotonic() < deadline:
+        running = airflow.poll() is None
+        for job in _jobs(url):
+            began = began if seen else time.monotonic()
+            if seen.get(job["Id"]) != job["Status"]:
+                seen[job["Id"]] = job["Status"]
+                _say(f"{time.monotonic() - began:6.1f} s  job   {job['Id']:<20} {job['Status']}")
+        events = told.read_text().splitlines() if told.exists() else []
+        for event in map(json.loads, events[lines:]):
+            if "ready" in event:
+                _say(f"... done in {time.monotonic() - began:.0f} s. Now the DAG runs.\n")
+            else:
+                ends[event["task"]] = event["error"]
+                _say(_end(event, time.monotonic() - began))
+        lines = len(events)
+        time.sleep(0.1)
+    return ends
+
+
+def _jobs(url: str) -> Iterator[dict[str, Any]]:
+    keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
+    yield from requests.get(f"{url}/jobs", headers=keys, params={"pageSize": "100"}, timeout=5).json()["Records"]
+
+
+def _end(event: dict[str, Any], seconds: float) -> str:
+    end, why = "success", f"XCom: {event['xcom']}"
+    if event["error"]:
+        end, why = "failed", f"{event['error']}: {event['message']}"
+    told = textwrap.fill(why, width=100, initial_indent=" " * 16, subsequent_indent=" " * 16)
+    return f"{seconds:6.1f} s  task  {event['task']:<20} {end}\n{told}\n"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - it is what the demo is for
+
+
+if __name__ == "__main__":
+    sys.exit(main())
