@@ -6,7 +6,6 @@ PORT ?= 8080
 VENV := .venv/airflow-$(AIRFLOW)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help demo test lint airflow clean
 

@@ -35,8 +35,11 @@ with DAG(
     # Keeps its worker slot while it waits: for waits of seconds.
     poke = WasabiJobSensor(task_id="poke", job_id="{{ params.short_job }}", mode="poke")
 
-    # Frees its worker slot between two looks: for installations without a triggerer.
-    reschedule = WasabiJobSensor(task_id="reschedule", job_id="{{ params.long_job }}", mode="reschedule")
+    # Frees its worker slot between two looks: for installations without a triggerer. Each look is a
+    # process of its own, which the scheduler has to start and to clear away: give it half a minute.
+    reschedule = WasabiJobSensor(
+        task_id="reschedule", job_id="{{ params.long_job }}", mode="reschedule", poke_interval=timedelta(seconds=30)
+    )
 
     # Waits in the triggerer, where a wait costs next to nothing. A completed job may have
     # met errors: here up to 10 of them are good enough.

@@ -8,8 +8,8 @@ A server on the loopback that answers by a script, and misbehaves if the script 
     assert [request.target for request in server.requests] == ["/jobs/12345/status"] * 2
 
 The first request gets the first answer, whichever connection it comes on, and so on; the last answer is for all that
-follow. An answer is the bytes to send, after which the connection stays open, or a function that is given the
-:class:`Wire`, for all that bytes can't do.
+follow. An answer is the bytes to send, after which the connection stays open unless they say ``Connection: close``, or a function
+that is given the :class:`Wire`, for all that bytes can't do.
 """
 
 from __future__ import annotations
@@ -106,18 +106,14 @@ class Loopback:
 
     :param answers: the script.
     :param tls: speak TLS with this context.
-    :param keep_alive: whether a connection is left open for more requests.
     :param at_once: answer connections and not requests: each as soon as it stands, before anything is asked on it.
     """
 
-    def __init__(
-        self, *answers: Answer, tls: ssl.SSLContext | None = None, keep_alive: bool = True, at_once: bool = False
-    ) -> None:
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None, at_once: bool = False) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self._answers = answers
         self._tls = tls
-        self._keep_alive = keep_alive
         self._at_once = at_once
         self._answered = 0
         self._closing = threading.Event()
@@ -174,7 +170,7 @@ class Loopback:
             if self._at_once:
                 self._answer(wire)
                 return
-            while (raw := wire.read()) and self._answer(wire, raw, connection) and self._keep_alive:
+            while (raw := wire.read()) and self._answer(wire, raw, connection):
                 pass
         except OSError:
             pass  # The other side left, or the server closes.

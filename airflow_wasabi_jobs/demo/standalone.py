@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import requests
 
 from airflow_wasabi_jobs.emulator import AirEmulator
 
+BIN = Path(sys.executable).parent
 START_LIMIT, STOP_LIMIT = 180.0, 30.0
 # Where Airflow 3 and Airflow 2 tell how they are, and where they write down the password they made up.
 HEALTH = ("api/v2/monitor/health", "health")
@@ -40,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     log = home / "standalone.log"
     with AirEmulator() as emulator, log.open("w") as output:
         _say("Starting Airflow, which takes up to a minute ...")
-        airflow = subprocess.Popen(
-            ["airflow", "standalone"],
+        airflow = subprocess.Popen(  # noqa: S603 - the Airflow of this very environment
+            [str(BIN / "airflow"), "standalone"],
             env=_environment(home, given.dags.resolve(), port, emulator),
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -70,6 +72,8 @@ def _environment(home: Path, dags: Path, port: int, emulator: AirEmulator) -> di
     url = f"http://127.0.0.1:{port}"
     return {
         **mine,
+        # Airflow starts its parts by name, and hangs half started if they are not found.
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONN_WASABI_DEFAULT": emulator.connection_uri,
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -126,10 +130,8 @@ def _stop(airflow: subprocess.Popen[bytes]) -> None:
         airflow.wait(STOP_LIMIT)
     except subprocess.TimeoutExpired:
         airflow.kill()
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(airflow.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     airflow.wait()
 
 

@@ -1,0 +1,81 @@
+"""The examples do what they say, in the Airflow that is installed."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from conftest import EXAMPLE_DAGS
+
+from airflow_wasabi_jobs.emulator import AirEmulator
+from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
+
+EXAMPLES = sorted(EXAMPLE_DAGS.glob("*.py"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database() -> None:
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+def run(monkeypatch: Any, file: str, speed: float, begun: tuple[str, ...] = ()) -> tuple[str, dict[Any, Any]]:
+    """Run the DAG to its end, and return its state and the state and XCom of each of its tasks."""
+    with AirEmulator(speed=speed) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
+        for job_id in begun:
+            keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
+            requests.get(f"{emulator.url}/jobs/{job_id}/status", headers=keys, timeout=5).raise_for_status()
+        dag_run = runpy.run_path(str(EXAMPLE_DAGS / file))["dag"].test()
+        tasks = {
+            (ti.task_id, ti.map_index): (ti.state, ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index))
+            for ti in dag_run.get_task_instances()
+        }
+    return dag_run.state, tasks
+
+
+def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
+    return "success", {"job_id": job_id, "status": "completed", "error_count": error_count}
+
+
+def test_each_mode(monkeypatch: Any) -> None:
+    # The rescheduled job is over when it is first looked at: its interval is long, as it should be.
+    state, tasks = run(monkeypatch, "example_wasabi_job_sensor.py", speed=5, begun=("completes-long",))
+
+    assert state == "success"
+    assert tasks == {
+        ("poke", -1): completed("completes-short"),
+        ("reschedule", -1): completed("completes-long"),
+        ("deferrable", -1): completed("completes-with-3-errors-big", 3),
+    }
+
+
+def test_mapped(monkeypatch: Any) -> None:
+    state, tasks = run(monkeypatch, "example_wasabi_mapped_sensors.py", speed=5)
+
+    assert state == "success"
+    assert tasks[("wait", 0)] == completed("completes-trailer")
+    assert tasks[("wait", 1)] == completed("completes-interview")
+    assert tasks[("wait", 2)] == completed("completes-with-2-errors-archive", 2)
+    assert tasks[("summarize", -1)] == ("success", 2)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_parses_without_a_warning_of_ours(example: Path) -> None:
+    parse = (
+        "import runpy, sys, warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    runpy.run_path(sys.argv[1])\n"
+        "for warning in caught:\n"
+        "    if 'wasabi' in warning.filename: print(warning)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parse, str(example)], capture_output=True, text=True, check=True)
+
+    assert "wasabi" not in done.stdout

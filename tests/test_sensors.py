@@ -1,0 +1,418 @@
+"""The contract of a wait: what happened decides how it ends, and the mode does not matter."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
+from loopback import Loopback, answer, chunked, cut, json_answer, refusing, report, reset
+from waiting import MODES, deferred, wait
+
+from airflow_wasabi_jobs.api import errors
+from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
+from airflow_wasabi_jobs.sensors import WasabiJobSensor
+
+ACCESS_KEY, SECRET_KEY = "AKIA-of-the-tests", "secret/of-the-tests"
+
+ends_badly = pytest.mark.parametrize(
+    ("last", "arguments", "verdict", "says"),
+    [
+        pytest.param(report("failed", 3), {}, WasabiJobFailed, "failed, with 3 errors", id="failed"),
+        pytest.param(report("cancelled"), {}, WasabiJobCancelled, "cancelled, with 0 errors", id="cancelled"),
+        pytest.param(
+            report("completed", 3),
+            {"max_error_count": 2},
+            WasabiJobFailed,
+            "completed with 3 errors, and max_error_count is 2",
+            id="too-many-errors",
+        ),
+        pytest.param(
+            report("completed", 1),
+            {"max_error_count": 0},
+            WasabiJobFailed,
+            "completed with 1 error, and max_error_count is 0",
+            id="no-error-allowed",
+        ),
+    ],
+)
+cannot_be_asked = pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        pytest.param(json_answer({"ErrorCode": "UNAUTHORIZED"}, 401), errors.Unauthorized, id="401"),
+        pytest.param(answer(403), errors.Forbidden, id="403"),
+        pytest.param(json_answer({"ErrorCode": "NOT_FOUND"}, 404), errors.NotFound, id="404"),
+        pytest.param(answer(400), errors.Refusal, id="400"),
+        pytest.param(answer(302, Location="http://127.0.0.2/"), errors.Redirected, id="302"),
+        pytest.param(answer(204), errors.UnexpectedAnswer, id="204"),
+        pytest.param(answer(200, "<html>Welcome</html>"), errors.UnexpectedAnswer, id="html"),
+        pytest.param(report("paused"), errors.UnexpectedAnswer, id="unknown-status"),
+        pytest.param(report("completed", job_id="54321"), errors.UnexpectedAnswer, id="another-job"),
+        pytest.param(report("completed", -1), errors.UnexpectedAnswer, id="negative-error-count"),
+    ],
+)
+may_pass = pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(answer(429), id="429"),
+        pytest.param(answer(429, Retry_After="3600"), id="429-for-an-hour"),
+        pytest.param(answer(500), id="500"),
+        pytest.param(answer(503, "<html>Gateway</html>"), id="503"),
+        pytest.param(answer(408), id="408"),
+        pytest.param(answer(425), id="425"),
+        pytest.param(reset(), id="reset"),
+        pytest.param(cut(report("completed")[:-5]), id="cut-by-length"),
+        pytest.param(cut(chunked(b'{"Status": ', end=b"")), id="cut-by-chunks"),
+    ],
+)
+found = pytest.mark.parametrize(
+    "before", [pytest.param([], id="at-first-look"), pytest.param([report("in_progress")], id="later")]
+)
+in_each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Point the default connection to a URL. Each look is one request: what passes is tried again by the next look."""
+
+    def set_connection(url: str, **extra: Any) -> None:
+        connection = {"conn_type": "wasabi", "host": url, "login": ACCESS_KEY, "password": SECRET_KEY}
+        extra = {"retries": 0, "read_timeout": 2, **extra}
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps({**connection, "extra": extra}))
+
+    return set_connection
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch, connect: Any) -> Any:
+    """Wait for a job whose API answers by a script."""
+
+    def wait_for(mode: str, *answers: Any, **arguments: Any) -> Any:
+        with Loopback(*answers) as server:
+            connect(server.url)
+            try:
+                return wait(monkeypatch, mode, **arguments)
+            finally:
+                wait_for.looks = len(server.requests)
+
+    return wait_for
+
+
+@in_each_mode
+class TestWait:
+    @found
+    @pytest.mark.parametrize("max_error_count", [None, 3, 4])
+    def test_completed(self, waits: Any, mode: str, before: list[bytes], max_error_count: int | None) -> None:
+        xcom = waits(mode, *before, report("completed", 3), max_error_count=max_error_count)
+
+        assert xcom == {"job_id": "12345", "status": "completed", "error_count": 3}
+        assert type(xcom["status"]) is str
+        assert waits.looks == len(before) + 1
+
+    @found
+    @ends_badly
+    def test_verdict(
+        self, waits: Any, mode: str, before: list[bytes], last: bytes, arguments: Any, verdict: Any, says: str
+    ) -> None:
+        with pytest.raises(verdict, match=f"Job '12345' on connection 'wasabi_default' (was )?{says}") as caught:
+            waits(mode, *before, last, **arguments)
+
+        assert isinstance(caught.value, AirflowFailException)  # which Airflow does not retry
+        assert waits.looks == len(before) + 1
+
+    @found
+    @ends_badly
+    @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+    def test_verdict_skips(
+        self,
+        waits: Any,
+        mode: str,
+        before: list[bytes],
+        last: bytes,
+        arguments: Any,
+        verdict: Any,
+        says: str,
+        flag: str,
+    ) -> None:
+        with pytest.raises(AirflowSkipException, match=says) as caught:
+            waits(mode, *before, last, **arguments, **{flag: True})
+
+        assert isinstance(caught.value.__cause__, verdict)
+
+    @found
+    @ends_badly
+    def test_verdict_is_not_silenced(
+        self, waits: Any, mode: str, before: list[bytes], last: bytes, arguments: Any, verdict: Any, says: str
+    ) -> None:
+        with pytest.raises(verdict, match=says):
+            waits(mode, *before, last, **arguments, silent_fail=True)
+
+    @found
+    @cannot_be_asked
+    @pytest.mark.parametrize("soft_fail", [False, True])
+    def test_error(
+        self, waits: Any, mode: str, before: list[bytes], trouble: bytes, error: Any, soft_fail: bool
+    ) -> None:
+        with pytest.raises(errors.AirError, match="'wasabi_default'") as caught:
+            waits(mode, *before, trouble, soft_fail=soft_fail)
+
+        assert type(caught.value) is error
+        assert "'12345'" in str(caught.value)
+        assert not isinstance(caught.value, AirflowException)  # which a deferred sensor with soft_fail would skip
+
+    @found
+    @cannot_be_asked
+    def test_error_skips_with_never_fail(
+        self, waits: Any, mode: str, before: list[bytes], trouble: bytes, error: Any
+    ) -> None:
+        with pytest.raises(AirflowSkipException) as caught:
+            waits(mode, *before, trouble, never_fail=True)
+
+        assert type(caught.value.__cause__) is error
+
+    @found
+    @cannot_be_asked
+    def test_silent_fail_waits_on(
+        self, waits: Any, caplog: Any, mode: str, before: list[bytes], trouble: bytes, error: Any
+    ) -> None:
+        xcom = waits(mode, *before, trouble, trouble, trouble, report("completed"), silent_fail=True)
+
+        assert xcom["status"] == "completed"
+
+    @found
+    @may_pass
+    @pytest.mark.parametrize("flag", [None, "soft_fail", "never_fail", "silent_fail"])
+    def test_what_passes_ends_nothing(
+        self, waits: Any, monkeypatch: Any, mode: str, before: list[bytes], trouble: Any, flag: str | None
+    ) -> None:
+        monkeypatch.setattr("airflow_wasabi_jobs.triggers.LONGEST_PAUSE", 0.1)
+
+        xcom = waits(mode, *before, trouble, trouble, report("completed"), **({flag: True} if flag else {}))
+
+        assert xcom["status"] == "completed"
+        assert waits.looks == len(before) + 3
+
+    def test_refused_connection_ends_nothing(self, monkeypatch: Any, connect: Any, mode: str) -> None:
+        with refusing() as url:
+            connect(url)
+            with pytest.raises(AirflowSensorTimeout):
+                wait(monkeypatch, mode, timeout=0.3)
+
+    @pytest.mark.parametrize("ever", [report("in_progress"), answer(500)], ids=["running", "troubled"])
+    def test_time_out(self, waits: Any, mode: str, ever: bytes) -> None:
+        with pytest.raises(
+            AirflowSensorTimeout, match=r"Job '12345' on connection 'wasabi_default'.* timeout of 1 sec"
+        ):
+            waits(mode, ever, timeout=0.6)
+
+        assert waits.looks > 2
+
+    @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+    def test_time_out_skips(self, waits: Any, mode: str, flag: str) -> None:
+        with pytest.raises(AirflowSkipException, match=r"Job '12345'.* timeout"):
+            waits(mode, report("in_progress"), timeout=0.3, **{flag: True})
+
+    def test_time_out_is_not_silenced(self, waits: Any, mode: str) -> None:
+        with pytest.raises(AirflowSensorTimeout):
+            waits(mode, answer(404), timeout=0.5, silent_fail=True)
+
+    def test_no_time_at_all_is_one_look(self, waits: Any, mode: str) -> None:
+        with pytest.raises(AirflowSensorTimeout):
+            waits(mode, report("in_progress"), report("completed"), timeout=0)
+
+        assert waits.looks == 1
+
+    def test_a_job_that_ends_when_the_time_is_up_counts(self, waits: Any, mode: str) -> None:
+        xcom = waits(mode, report("in_progress"), report("completed"), poke_interval=0.5, timeout=0.2)
+
+        assert xcom["status"] == "completed"
+        assert waits.looks == 2
+
+    @pytest.mark.parametrize(
+        "extra", [{"retires": 3}, {"read_timeout": 0}, {"verify": "/no/such/file"}], ids=lambda extra: next(iter(extra))
+    )
+    @pytest.mark.parametrize("soft_fail", [False, True])
+    def test_bad_settings(self, monkeypatch: Any, connect: Any, mode: str, extra: Any, soft_fail: bool) -> None:
+        connect("https://127.0.0.1:1", **extra)
+
+        with pytest.raises(errors.InvalidSettings, match="wasabi_default"):
+            wait(monkeypatch, mode, soft_fail=soft_fail)
+
+    @pytest.mark.parametrize("soft_fail", [False, True])
+    def test_no_such_connection(self, monkeypatch: Any, mode: str, soft_fail: bool) -> None:
+        with pytest.raises(errors.InvalidSettings, match="There is no connection 'nowhere'"):
+            wait(monkeypatch, mode, wasabi_conn_id="nowhere", soft_fail=soft_fail)
+
+    @pytest.mark.parametrize("job_id", ["", "   ", "None", ".", "..", ["1", "2"], True, {"job_id": "1"}, 1.5])
+    def test_job_id_that_rendered_to_none(self, monkeypatch: Any, connect: Any, mode: str, job_id: Any) -> None:
+        connect("http://127.0.0.1:1")
+        made = WasabiJobSensor.execute
+
+        def rendered(sensor: WasabiJobSensor, context: Any) -> Any:
+            sensor.job_id = job_id
+            return made(sensor, context)
+
+        monkeypatch.setattr(WasabiJobSensor, "execute", rendered)
+        with pytest.raises(ValueError, match=r"^job_id of task 'wait' is "):
+            wait(monkeypatch, mode, job_id="{{ params.job_id }}", silent_fail=True)
+
+    def test_white_space_around_the_ids(self, waits: Any, mode: str) -> None:
+        xcom = waits(
+            mode, report("in_progress"), report("completed"), job_id=" 12345\n", wasabi_conn_id=" wasabi_default "
+        )
+
+        assert xcom["job_id"] == "12345"
+
+    def test_a_number_is_its_text(self, waits: Any, mode: str) -> None:
+        assert waits(mode, report("in_progress"), report("completed"), job_id=12345)["job_id"] == "12345"
+
+    def test_keys_that_change_meanwhile(self, monkeypatch: Any, mode: str) -> None:
+        def connection(secret_key: str) -> str:
+            keys = {"login": ACCESS_KEY, "password": secret_key}
+            return json.dumps({"conn_type": "wasabi", "host": server.url, "extra": {"retries": 0}, **keys})
+
+        def rotated(_: Any) -> bytes:
+            monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", connection("a-new-one"))
+            return answer(401)
+
+        with Loopback(report("in_progress"), report("in_progress"), rotated, report("completed")) as server:
+            monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", connection("the-first-one"))
+            xcom = wait(monkeypatch, mode)
+
+        assert xcom["status"] == "completed"
+        assert [request.headers["x-amz-secret-key"] for request in server.requests] == [
+            *["the-first-one"] * 3,
+            "a-new-one",
+        ]
+
+    def test_keys_never_reach_a_log(self, waits: Any, caplog: Any, mode: str) -> None:
+        caplog.set_level(logging.DEBUG)
+        echo = json_answer({"Error": f"{ACCESS_KEY} with {SECRET_KEY} is not known", "ErrorCode": SECRET_KEY}, 503)
+
+        with pytest.raises(errors.Forbidden) as caught:
+            waits(mode, echo, json_answer({"Error": f"{ACCESS_KEY}:{SECRET_KEY}"}, 403))
+
+        seen = f"{caplog.text}{caught.value!r}{vars(caught.value)}"
+        assert ACCESS_KEY not in seen
+        assert SECRET_KEY not in seen
+
+
+class TestDeferring:
+    def test_hands_over_what_the_trigger_needs_and_no_key(self, connect: Any) -> None:
+        with Loopback(report("in_progress")) as server:
+            connect(server.url)
+            task = deferred(
+                WasabiJobSensor(
+                    task_id="wait",
+                    job_id="12345",
+                    deferrable=True,
+                    poke_interval=7,
+                    exponential_backoff=True,
+                    max_wait=90,
+                    timeout=3600,
+                )
+            )
+
+        assert task.trigger.serialize() == (
+            "airflow_wasabi_jobs.triggers.WasabiJobTrigger",
+            {
+                "job_id": "12345",
+                "wasabi_conn_id": "wasabi_default",
+                "poke_interval": 7.0,
+                "exponential_backoff": True,
+                "max_wait": 90.0,
+            },
+        )
+        assert task.method_name == "execute_complete"
+        assert 3590 < task.timeout.total_seconds() <= 3600
+
+    def test_silent_fail_does_not_start_the_time_anew(self, connect: Any) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True, timeout=3600)
+        error = {"job_id": "12345", "error": errors.to_event(errors.NotFound("It is gone."))}
+        with Loopback(report("in_progress")) as server:
+            connect(server.url)
+            until = deferred(sensor).kwargs["until"]
+        with pytest.raises(BaseException) as again:
+            sensor.resume_execution("execute_complete", {"event": error, "until": until - 1800}, {})
+
+        assert 1790 < again.value.timeout.total_seconds() <= 1800
+
+    @pytest.mark.parametrize("says", ["Trigger timeout", "Trigger/execution timeout"], ids=["3.x", "2.11"])
+    @pytest.mark.parametrize(
+        ("flag", "ends_with"),
+        [(None, AirflowSensorTimeout), ("soft_fail", AirflowSkipException), ("never_fail", AirflowSkipException)],
+    )
+    def test_time_out_in_the_words_of_each_scheduler(
+        self, connect: Any, says: str, flag: str | None, ends_with: Any
+    ) -> None:
+        flags = {flag: True} if flag else {}
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **flags)
+        with Loopback(report("preflight")) as server:
+            connect(server.url)
+            with pytest.raises(ends_with, match="when last seen it was preflight"):
+                sensor.resume_execution("__fail__", {"error": says}, {})
+
+    def test_time_out_tells_why_the_last_look_failed(self, connect: Any) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True)
+        with Loopback(answer(404)) as server:
+            connect(server.url)
+            with pytest.raises(AirflowSensorTimeout) as caught:
+                sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+
+        assert isinstance(caught.value.__cause__, errors.NotFound)
+
+    @pytest.mark.parametrize(
+        ("flag", "skips"), [(None, False), ("soft_fail", False), ("silent_fail", False), ("never_fail", True)]
+    )
+    def test_a_trigger_that_breaks_must_be_seen(self, flag: str | None, skips: bool) -> None:
+        flags = {flag: True} if flag else {}
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **flags)
+
+        with pytest.raises(AirflowException, match="Trigger failure") as caught:
+            sensor.resume_execution("__fail__", {"error": "Trigger failure", "traceback": ["boom"]}, {})
+
+        assert isinstance(caught.value, AirflowSkipException) is skips
+
+    def test_a_job_that_is_over_needs_no_triggerer(self, connect: Any) -> None:
+        with Loopback(report("completed")) as server:
+            connect(server.url)
+            xcom = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True).execute({})
+
+        assert xcom["status"] == "completed"
+
+
+class TestArguments:
+    @pytest.mark.parametrize("job_id", [None, "", "  ", "None", ".", ".."])
+    def test_job_id_that_is_none(self, job_id: Any) -> None:
+        with pytest.raises(ValueError, match=r"^job_id of task 'wait' is "):
+            WasabiJobSensor(task_id="wait", job_id=job_id)
+
+    @pytest.mark.parametrize("conn_id", [None, "", "None"])
+    def test_connection_that_is_none(self, conn_id: Any) -> None:
+        with pytest.raises(ValueError, match=r"^wasabi_conn_id of task 'wait' is "):
+            WasabiJobSensor(task_id="wait", job_id="12345", wasabi_conn_id=conn_id)
+
+    @pytest.mark.parametrize("max_error_count", [-1, 1.5, "3", True])
+    def test_max_error_count(self, max_error_count: Any) -> None:
+        with pytest.raises(ValueError, match=r"^max_error_count of task 'wait' is "):
+            WasabiJobSensor(task_id="wait", job_id="12345", max_error_count=max_error_count)
+
+    def test_poke_interval_must_be_positive_to_defer(self) -> None:
+        with pytest.raises(ValueError, match=r"^poke_interval of task 'wait' is 0"):
+            WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=0, deferrable=True)
+
+        WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=0, deferrable=False)
+
+    def test_templates(self) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="{{ a }}", wasabi_conn_id="{{ b }}")
+
+        sensor.render_template_fields({"a": "12345", "b": "another"})
+
+        assert (sensor.job_id, sensor.wasabi_conn_id) == ("12345", "another")

@@ -1,0 +1,84 @@
+"""The log of a wait is a short story."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from airflow_wasabi_jobs.api.errors import ServerTrouble
+from airflow_wasabi_jobs.api.models import JobReport, JobStatus
+from airflow_wasabi_jobs.story import SIGN_OF_LIFE, Story
+
+
+class Teller:
+    """A story with a clock that is set by hand."""
+
+    def __init__(self, caplog: Any) -> None:
+        caplog.set_level(logging.INFO)
+        self.now = 1000.0
+        self.caplog = caplog
+        self.story = Story(logging.getLogger("story"), "12345", clock=lambda: self.now)
+
+    def sees(self, status: JobStatus, error_count: int = 0) -> list[str]:
+        return self._new(lambda: self.story.answered(JobReport("12345", status, error_count)))
+
+    def fails(self) -> list[str]:
+        return self._new(lambda: self.story.troubled(ServerTrouble("It is not well.")))
+
+    def _new(self, look: Any) -> list[str]:
+        self.caplog.clear()
+        look()
+        return [f"{record.levelname}: {record.getMessage()}" for record in self.caplog.records]
+
+
+@pytest.fixture
+def teller(caplog: Any) -> Teller:
+    return Teller(caplog)
+
+
+def test_each_change_of_status_is_told_once(teller: Teller) -> None:
+    assert teller.sees(JobStatus.SUBMITTED) == ["INFO: Job 12345: submitted (errors: 0)."]
+    assert teller.sees(JobStatus.SUBMITTED) == []
+    assert teller.sees(JobStatus.IN_PROGRESS, 2) == ["INFO: Job 12345: in_progress (errors: 2)."]
+    assert teller.sees(JobStatus.IN_PROGRESS, 3) == []
+    assert teller.sees(JobStatus.COMPLETED, 3) == ["INFO: Job 12345: completed (errors: 3)."]
+
+
+def test_trouble_is_told_when_it_begins_and_when_it_is_over(teller: Teller) -> None:
+    teller.sees(JobStatus.IN_PROGRESS)
+
+    assert teller.fails() == ["WARNING: Job 12345: no answer at the moment, and the wait goes on. It is not well."]
+    assert teller.fails() == []
+    assert teller.sees(JobStatus.IN_PROGRESS) == [
+        "INFO: Job 12345: the API answers again, after 2 looks without an answer."
+    ]
+    assert teller.sees(JobStatus.IN_PROGRESS) == []
+    assert len(teller.fails()) == 1
+
+
+def test_a_change_behind_a_trouble_is_told_too(teller: Teller) -> None:
+    teller.fails()
+
+    assert teller.sees(JobStatus.COMPLETED)[1:] == ["INFO: Job 12345: completed (errors: 0)."]
+
+
+def test_a_sign_of_life_now_and_then(teller: Teller) -> None:
+    teller.sees(JobStatus.IN_PROGRESS)
+
+    teller.now += SIGN_OF_LIFE - 1
+    assert teller.sees(JobStatus.IN_PROGRESS) == []
+    teller.now += 1
+    assert teller.sees(JobStatus.IN_PROGRESS) == ["INFO: Job 12345: still in_progress, 10 minutes into this wait."]
+    assert teller.sees(JobStatus.IN_PROGRESS) == []
+    teller.now += SIGN_OF_LIFE
+    assert len(teller.sees(JobStatus.IN_PROGRESS)) == 1
+
+
+def test_a_sign_of_life_in_trouble(teller: Teller) -> None:
+    teller.fails()
+
+    teller.now += SIGN_OF_LIFE
+    assert teller.fails() == ["INFO: Job 12345: still no answer, 10 minutes into this wait."]
+    assert teller.fails() == []

@@ -1,0 +1,176 @@
+"""The trigger: what it is made of, when it looks, and what it fires."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import BaseSensorOperator
+from loopback import Loopback, answer, json_answer, late, report
+from waiting import first_event, sent_through_airflow
+
+from airflow_wasabi_jobs.api import errors
+from airflow_wasabi_jobs.triggers import LONGEST_PAUSE, WasabiJobTrigger
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def set_connection(url: str, **extra: Any) -> None:
+        connection = {"conn_type": "wasabi", "host": url, "login": "AKIA-of-the-tests", "password": "the-secret-key"}
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI", json.dumps({**connection, "extra": {"retries": 0, **extra}}))
+
+    return set_connection
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the trigger's waits pass at once, and note how long they would have been."""
+    taken: list[float] = []
+    sleep = asyncio.sleep
+
+    async def nap(seconds: float) -> None:
+        taken.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("airflow_wasabi_jobs.triggers.asyncio.sleep", nap)
+    return taken
+
+
+def trigger(**arguments: Any) -> WasabiJobTrigger:
+    return WasabiJobTrigger(**{"job_id": "12345", "wasabi_conn_id": "wasabi", "poke_interval": 0.02, **arguments})
+
+
+def fired(made: WasabiJobTrigger) -> Any:
+    return asyncio.run(asyncio.wait_for(first_event(made), 10))
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+def test_a_final_job_is_its_report_whatever_the_status(connect: Any, status: str) -> None:
+    with Loopback(report("submitted"), report("in_progress", 1), report(status, 2)) as server:
+        connect(server.url)
+        assert fired(trigger()) == {"job_id": "12345", "status": status, "error_count": 2}
+
+
+def test_an_error_travels_as_an_event(connect: Any) -> None:
+    with Loopback(json_answer({"Error": "Who are you?", "ErrorCode": "UNAUTHORIZED"}, 401)) as server:
+        connect(server.url)
+        event = fired(trigger())
+
+    error = errors.from_event(event["error"])
+    assert event["job_id"] == "12345"
+    assert type(error) is errors.Unauthorized
+    assert (error.status_code, error.error_code, error.text) == (401, "UNAUTHORIZED", "Who are you?")
+    assert "'wasabi'" in str(error)
+
+
+def test_it_fires_once(connect: Any) -> None:
+    async def events() -> int:
+        return len([event async for event in trigger().run()])
+
+    with Loopback(report("completed")) as server:
+        connect(server.url)
+        assert asyncio.run(events()) == 1
+
+
+def test_it_survives_the_database() -> None:
+    made = trigger(poke_interval=7.5, exponential_backoff=True, max_wait=90.0)
+
+    assert sent_through_airflow(made).serialize() == made.serialize()
+    assert "secret" not in str(made.serialize())
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"poke_interval": 0}, {"poke_interval": -1}, {"poke_interval": 1, "max_wait": -1}]
+)
+def test_intervals_must_be_positive(arguments: Any) -> None:
+    with pytest.raises(ValueError, match="0 seconds"):
+        trigger(**arguments)
+
+
+def test_it_never_looks_in_its_first_instant(connect: Any, naps: list[float]) -> None:
+    with Loopback(report("completed")) as server:
+        connect(server.url)
+        fired(trigger(poke_interval=60))
+
+    assert naps == [60]
+
+
+def test_it_looks_at_each_interval(connect: Any, naps: list[float]) -> None:
+    with Loopback(*[report("in_progress")] * 3, report("completed")) as server:
+        connect(server.url)
+        fired(trigger(poke_interval=60))
+
+    assert naps == [60] * 4
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [("120", 120), ("1", 60), ("86400", LONGEST_PAUSE), ("9" * 30, LONGEST_PAUSE), ("soon", 60), ("-5", 60)],
+)
+def test_it_keeps_the_pause_that_is_asked_for(
+    connect: Any, naps: list[float], code: int, asked: str, kept: float
+) -> None:
+    with Loopback(answer(code, Retry_After=asked), report("in_progress"), report("completed")) as server:
+        connect(server.url)
+        fired(trigger(poke_interval=60))
+
+    assert naps == [60, kept, 60]
+
+
+@pytest.mark.parametrize("poke_interval", [0.5, 1, 7, 60])
+@pytest.mark.parametrize("max_wait", [None, 0, 100])
+def test_growing_intervals_are_those_of_a_poking_sensor(
+    connect: Any, naps: list[float], poke_interval: float, max_wait: float | None
+) -> None:
+    looks = 9
+    with Loopback(*[report("in_progress")] * (looks - 1), report("completed")) as server:
+        connect(server.url)
+        fired(trigger(poke_interval=poke_interval, exponential_backoff=True, max_wait=max_wait))
+
+    sensor = BaseSensorOperator(
+        task_id="wait", poke_interval=poke_interval, exponential_backoff=True, max_wait=max_wait, timeout=10**6
+    )
+    for poke_count, nap in enumerate(naps, start=1):
+        # Airflow's jitter is anything between a shortest interval and twice that, by a hash of when the wait began.
+        airflow = [sensor._get_next_poke_interval(began, lambda: 0.0, poke_count) for began in range(300)]
+        assert min(airflow) / 1.1 <= nap <= max(airflow) * 1.1
+
+
+def test_growing_intervals_never_overflow() -> None:
+    made = trigger(poke_interval=60, exponential_backoff=True, max_wait=3600.0)
+
+    assert made._interval(100_000) == 3600
+
+
+def test_nothing_blocks_the_event_loop(connect: Any) -> None:
+    async def ticks_while_it_looks() -> int:
+        ticks = 0
+        waiting = asyncio.create_task(first_event(trigger()))
+        while not waiting.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return ticks
+
+    with Loopback(late(report("completed"), 0.5)) as server:
+        connect(server.url)
+        assert asyncio.run(ticks_while_it_looks()) > 10
+
+
+@pytest.mark.filterwarnings("error")
+def test_it_can_be_cancelled_at_any_time(connect: Any) -> None:
+    async def cancelled_while(seconds: float) -> None:
+        waiting = asyncio.create_task(first_event(trigger()))
+        await asyncio.sleep(seconds)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with Loopback(late(report("completed"), 5)) as server:
+        connect(server.url)
+        for seconds in (0, 0.01, 0.1):
+            asyncio.run(cancelled_while(seconds))

@@ -1,0 +1,101 @@
+"""
+What the scheduler, a worker and a triggerer do with a sensor, in one process and at once.
+
+Nothing of Airflow is replaced but its clock-work: a wait goes through the sensor's own ``execute`` and
+``resume_execution``, each time in a sensor made anew, as in a process of its own, and through the trigger
+that was serialized on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pkgutil
+import sys
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import BaseSensorOperator, TaskDeferred
+
+from airflow_wasabi_jobs.sensors import WasabiJobSensor
+
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+except ImportError:
+    from airflow.exceptions import AirflowRescheduleException
+
+MODES = {
+    "poke": {"mode": "poke"},
+    "reschedule": {"mode": "reschedule"},
+    "deferrable": {"deferrable": True},
+}
+TIME_IS_UP = "Trigger timeout"
+
+
+def wait(monkeypatch: pytest.MonkeyPatch, mode: str, *, time_is_up: str = TIME_IS_UP, **arguments: Any) -> Any:
+    """Wait in that mode until the wait ends, and return the XCom or raise what it ends with."""
+    began = datetime.now(UTC)
+    _first_reschedule(monkeypatch, began)
+    context: Any = {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: began, **_IDENTITY)}
+    sensor = WasabiJobSensor(
+        **{"task_id": "wait", "job_id": "12345", "poke_interval": 0.05, "timeout": 5, **MODES[mode], **arguments}
+    )
+    next_method, next_kwargs = None, None
+    while True:
+        process = copy.copy(sensor)
+        try:
+            if next_method is None:
+                return process.execute(context)
+            return process.resume_execution(next_method, next_kwargs, context)
+        except AirflowRescheduleException:
+            continue
+        except TaskDeferred as deferred:
+            next_method, next_kwargs = _triggered(deferred, time_is_up)
+
+
+def deferred(sensor: WasabiJobSensor) -> TaskDeferred:
+    """Execute a sensor that is to defer, and return with what it does."""
+    with pytest.raises(TaskDeferred) as caught:
+        sensor.execute({})
+    return caught.value
+
+
+def sent_through_airflow(trigger: Any) -> Any:
+    """Return the trigger as the triggerer makes it of what the database keeps."""
+    path, arguments = trigger.serialize()
+    return pkgutil.resolve_name(path)(**json.loads(json.dumps(arguments)))
+
+
+async def first_event(trigger: Any) -> Any:
+    """Return the payload of the first event, as the database keeps it."""
+    async for event in trigger.run():
+        return json.loads(json.dumps(event.payload))
+    raise AssertionError("the trigger ended without an event")
+
+
+_IDENTITY = {"dag_id": "dag", "task_id": "wait", "run_id": "run", "map_index": -1, "max_tries": 0}
+
+
+def _triggered(deferred: TaskDeferred, time_is_up: str) -> tuple[str, dict[str, Any]]:
+    async def run() -> Any:
+        return await asyncio.wait_for(
+            first_event(sent_through_airflow(deferred.trigger)), deferred.timeout.total_seconds()
+        )
+
+    try:
+        event = asyncio.run(run())
+    except TimeoutError:
+        return "__fail__", {"error": time_is_up}
+    except Exception as error:  # noqa: BLE001 - the triggerer, too, takes whatever a trigger raises
+        return "__fail__", {"error": "Trigger failure", "traceback": [repr(error)]}
+    return deferred.method_name, {**(deferred.kwargs or {}), "event": event}
+
+
+def _first_reschedule(monkeypatch: pytest.MonkeyPatch, began: datetime) -> None:
+    # Airflow 2.11 has the sensor ask the database itself.
+    module = sys.modules[BaseSensorOperator.__module__]
+    if hasattr(module, "_orig_start_date"):
+        monkeypatch.setattr(module, "_orig_start_date", lambda **_: began)
