@@ -1,0 +1,65 @@
+"""The demo prints what a person wants to see, and ends well only if all went well."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+
+from airflow_wasabi_jobs.demo import __main__ as demo
+from airflow_wasabi_jobs.emulator import AirEmulator
+
+
+def test_it_shows_each_job_and_what_its_task_made_of_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow_wasabi_jobs.demo"], capture_output=True, text=True, timeout=120, check=False
+    )
+    told = " ".join(done.stdout.split())
+
+    assert done.returncode == 0, done.stdout
+    for job, end in [
+        ("completes-interview", "completed"),
+        ("fails-trailer", "failed"),
+        ("cancels-archive", "cancelled"),
+    ]:
+        seen = [told.find(f"job {job} {status}") for status in ("submitted", "preflight", "in_progress", end)]
+        assert -1 not in seen, job
+        assert seen == sorted(seen)
+    assert "wait_for_interview success XCom: {'job_id': 'completes-interview', 'status': 'completed'" in told
+    assert "wait_for_trailer failed WasabiJobFailed: Job 'fails-trailer' on connection 'wasabi_default' failed" in told
+    assert "wait_for_archive failed WasabiJobCancelled: Job 'cancels-archive'" in told
+    assert "What to do next" in told
+    assert "Traceback" not in done.stdout
+    assert "airflow.task" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_task_that_ends_otherwise_is_told_with_all_that_airflow_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(demo, "AirEmulator", partial(AirEmulator, speed=10))
+    monkeypatch.setitem(demo.EXPECTED, "wait_for_trailer", None)
+
+    assert demo.main() == 1
+
+    told = capsys.readouterr().out
+    assert "Something broke" in told
+    assert "wait_for_trailer: expected success, got WasabiJobFailed" in told
+    assert "wait_for_archive" not in told.partition("Something broke")[2]
+    assert "DAG TEST" in told
+
+
+def test_an_airflow_that_does_not_start(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such thing as Airflow\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(demo.sys, "executable", str(broken))
+
+    assert demo.main() == 1
+
+    told = capsys.readouterr().out
+    assert "no such thing as Airflow" in told
+    assert "wait_for_interview: expected success, got no end" in told
