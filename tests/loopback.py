@@ -8,8 +8,8 @@ A server on the loopback that answers by a script, and misbehaves if the script 
     assert [request.target for request in server.requests] == ["/jobs/12345/status"] * 2
 
 The first request gets the first answer, whichever connection it comes on, and so on; the last answer is for all that
-follow. An answer is the bytes to send, after which the connection stays open unless they say ``Connection: close``, or a function
-that is given the :class:`Wire`, for all that bytes can't do.
+follow. An answer is the bytes to send, after which the connection stays open unless they say ``Connection: close``, or
+a function that is given the :class:`Wire`, for all that bytes can't do.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ class TestTheFormOfTheHook:
         shown = {name: field.param.dump() for name, field in WasabiJobsHook.get_connection_form_widgets().items()}
         types = {name: field["schema"]["type"] for name, field in FIELDS.items()}
         # There is no field for a number with a fraction.
-        types |= dict.fromkeys(("connect_timeout", "read_timeout"), ["string", "null"])
+        types["connect_timeout"] = types["read_timeout"] = ["string", "null"]
         assert {name: field["schema"]["type"] for name, field in shown.items()} == types
         for name, field in shown.items():
             assert field["schema"]["title"] == FIELDS[name]["label"]

@@ -49,7 +49,7 @@ def test_a_task_that_ends_otherwise_is_told_with_all_that_airflow_said(
     assert "Something broke" in told
     assert "wait_for_trailer: expected success, got WasabiJobFailed" in told
     assert "wait_for_archive" not in told.partition("Something broke")[2]
-    assert "DAG TEST" in told
+    assert "Job fails-trailer: failed (errors: 1)." in told  # a line of the log
 
 
 def test_an_airflow_that_does_not_start(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Any) -> None:
