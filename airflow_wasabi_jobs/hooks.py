@@ -44,8 +44,8 @@ class WasabiJobsHook(BaseHook):
     def __init__(self, wasabi_conn_id: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.wasabi_conn_id = wasabi_conn_id
-        self._settings: Settings | None = None
         self._client: JobsClient | None = None
+        self._async_settings: Settings | None = None
 
     def get_conn(self) -> JobsClient:
         """
@@ -54,8 +54,7 @@ class WasabiJobsHook(BaseHook):
         :raises InvalidSettings: if there is no such connection, or something in it can't be used.
         """
         if self._client is None:
-            self._settings = self._read_settings()
-            self._client = JobsClient(self._settings)
+            self._client = JobsClient(self._read_settings())
         return self._client
 
     def get_job_status(self, job_id: str) -> JobReport:
@@ -69,16 +68,15 @@ class WasabiJobsHook(BaseHook):
             kinds, and which of them may pass.
         """
         call = calls.job_status(_checked(job_id))
-        client, asked_with = self.get_conn(), self._settings
+        client = self.get_conn()
         try:
             return client.send(call)
         except errors.Unauthorized:
             self._client = None
-            client = self.get_conn()
-            if self._settings == asked_with:
+            if self.get_conn().settings == client.settings:
                 raise
-        self.log.info("The keys of connection %r were changed: asking again with the new ones.", self.wasabi_conn_id)
-        return client.send(call)
+        self._tell_new_keys()
+        return self.get_conn().send(call)
 
     async def aget_job_status(self, job_id: str) -> JobReport:
         """
@@ -90,17 +88,17 @@ class WasabiJobsHook(BaseHook):
         :raises AirError: as :meth:`get_job_status` does.
         """
         call = calls.job_status(_checked(job_id))
-        if self._settings is None:
-            self._settings = await self._aread_settings()
-        asked_with = self._settings
+        if self._async_settings is None:
+            self._async_settings = await self._aread_settings()
+        settings = self._async_settings
         try:
-            return await _asend(asked_with, call)
+            return await _asend(settings, call)
         except errors.Unauthorized:
-            self._settings = await self._aread_settings()
-            if self._settings == asked_with:
+            self._async_settings = await self._aread_settings()
+            if self._async_settings == settings:
                 raise
-        self.log.info("The keys of connection %r were changed: asking again with the new ones.", self.wasabi_conn_id)
-        return await _asend(self._settings, call)
+        self._tell_new_keys()
+        return await _asend(self._async_settings, call)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one job of the account's list, and say in plain words what is wrong if that does not work."""
@@ -174,6 +172,9 @@ class WasabiJobsHook(BaseHook):
             path=connection.schema,
             extra=connection.extra,
         )
+
+    def _tell_new_keys(self) -> None:
+        self.log.info("Connection %r was changed: asking again with what is in it now.", self.wasabi_conn_id)
 
     def _not_found(self) -> errors.InvalidSettings:
         return errors.InvalidSettings(

@@ -225,8 +225,7 @@ class WasabiJobSensor(BaseSensorOperator):
 
     def _check_arguments(self) -> None:
         """Refuse what can be refused when the DAG file is parsed: templates and XComs are not known yet."""
-        for field in self.template_fields:
-            value = getattr(self, field)
+        for field, value in (("job_id", self.job_id), ("wasabi_conn_id", self.wasabi_conn_id)):
             if value is None or isinstance(value, str):
                 self._checked(field, value)
         if self.max_error_count is not None and (

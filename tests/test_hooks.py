@@ -224,7 +224,7 @@ EXTRAS = {
 
 
 def options_of(hook):
-    return hook.get_conn()._settings.options
+    return hook.get_conn().settings.options
 
 
 class TestExtra:
@@ -284,7 +284,7 @@ class TestUnauthorized:
         assert [keys_of(request) for request in server.requests] == [(ACCESS_KEY, SECRET_KEY), new, new]
         assert len(look_ups) == 2
         (record,) = log
-        assert "The keys of connection 'wasabi_default' were changed" in record.getMessage()
+        assert "Connection 'wasabi_default' was changed" in record.getMessage()
 
     def test_keys_that_were_changed_and_are_wrong_still(self, connect, ask, look_ups):
         def refuse_and_change(_):
@@ -316,7 +316,7 @@ class TestUnauthorized:
             "first", "second", "second", "third",
         ]  # fmt: skip
 
-    def test_a_connection_that_is_gone(self, connect, ask, monkeypatch):
+    def test_a_connection_that_is_gone(self, connect, ask):
         def refuse_and_delete(_):
             del os.environ["AIRFLOW_CONN_GONE"]
             return UNAUTHORIZED

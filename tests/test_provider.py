@@ -27,7 +27,6 @@ BEHAVIOUR = {
     "relabeling": {"host": "Base URL", "login": "Access key", "password": "Secret key"},
     "placeholders": {"host": "https://air.example.com"},
 }
-form_of_the_hook = "Airflow 3.2 and later build the form from the card alone"
 
 
 def schema_of(airflows_file):

@@ -48,12 +48,12 @@ class JobsClient:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         _ssl_context(settings)
         self._session = requests.Session()
         # Nothing of the environment counts unseen: no .netrc in place of the keys, no other CA bundle.
         self._session.trust_env = False
-        self._session.verify = _ca_bundle(settings) or False
+        self._session.verify = _ca_bundle(settings)[0] or False
         if proxy := _proxy(settings):
             self._session.proxies = {"http": proxy, "https": proxy}
         self._session.mount("http://", _BoundedAdapter())
@@ -68,23 +68,23 @@ class JobsClient:
 
         :raises AirError: if no try brought the result; the last one's.
         """
-        deadline = time.monotonic() + self._settings.look_timeout
-        result: T = tenacity.Retrying(**_policy(self._settings))(self._try, call, deadline)
+        deadline = time.monotonic() + self.settings.look_timeout
+        result: T = tenacity.Retrying(**_policy(self.settings))(self._try, call, deadline)
         return result
 
     def _try(self, call: calls.Call[T], deadline: float) -> T:
         try:
             with self._session.get(
-                self._settings.base_url + call.path,
-                headers=calls.headers(self._settings),
-                timeout=_time_outs(self._settings, deadline - time.monotonic()),
+                self.settings.base_url + call.path,
+                headers=calls.headers(self.settings),
+                timeout=_time_outs(self.settings, deadline - time.monotonic()),
                 allow_redirects=False,
                 stream=True,
             ) as response:
                 body = bytearray()
                 for chunk in response.iter_content(_CHUNK):
                     body += chunk
-                    _check_length(self._settings, call, body)
+                    _check_length(self.settings, call, body)
                 answer = calls.Answer(response.status_code, response.headers, bytes(body))
         except (
             requests.RequestException,
@@ -93,8 +93,8 @@ class JobsClient:
             OSError,
             UnicodeError,
         ) as cause:
-            raise _no_answer(self._settings, call, cause) from calls.clean(self._settings, cause)
-        return calls.read(self._settings, call, answer)
+            raise _no_answer(self.settings, call, cause) from calls.clean(self.settings, cause)
+        return calls.read(self.settings, call, answer)
 
 
 class AsyncJobsClient:
@@ -267,26 +267,35 @@ def _proxy(settings: Settings) -> str | None:
     if is_loopback(urllib3.util.parse_url(settings.base_url).host or ""):
         return None
     proxy = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
-    return str(proxy) if proxy else None
+    if proxy and not proxy.startswith(("http://", "https://")):
+        raise errors.InvalidSettings(
+            f"The environment's proxy for {settings.name} can't be used: only http:// and https:// can be spoken to "
+            "one. Name a proxy as 'proxy' in the connection's extra, or put the host into NO_PROXY."
+        )
+    return proxy or None
 
 
-def _ca_bundle(settings: Settings) -> str | None:
-    if settings.options.verify is True:
-        named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        return named or DEFAULT_CA_BUNDLE_PATH
-    return settings.options.verify or None
+def _ca_bundle(settings: Settings) -> tuple[str | None, str]:
+    """Return the path of the CA bundle to verify with, or None, and where that is set."""
+    verify = settings.options.verify
+    if verify is not True:
+        return verify or None, "'verify' in the connection's extra"
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if bundle := os.environ.get(name):
+            return bundle, f"the environment's {name}"
+    return DEFAULT_CA_BUNDLE_PATH, "the package certifi"
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | bool:
-    bundle = _ca_bundle(settings)
+    bundle, named_in = _ca_bundle(settings)
     if bundle is None:
         return False
     try:
         return _read_bundle(bundle, Path(bundle).stat().st_mtime_ns)
     except OSError as cause:
         raise errors.InvalidSettings(
-            f"The CA bundle {bundle!r} of {settings.name} can't be read ({cause.strerror or cause}). "
-            "Put the path of a PEM file that exists on this machine into 'verify' in the connection's extra."
+            f"The CA bundle {bundle!r} of {settings.name} can't be read ({cause.strerror or cause}). It is named in "
+            f"{named_in}: put the path of a PEM file there that exists on this machine."
         ) from cause
 
 
@@ -340,7 +349,7 @@ def _no_answer(settings: Settings, call: calls.Call[Any], cause: BaseException) 
 def _what_passed(found: Callable[..., BaseException | None]) -> str:
     if found(socket.gaierror):
         return "the name server has no answer at the moment"
-    if found(TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
+    if found(TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError):
         return "time was up before the whole answer was here"
     if found(requests.exceptions.ProxyError, aiohttp.ClientProxyConnectionError):
         return "the proxy can't be reached"

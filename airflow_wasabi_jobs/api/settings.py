@@ -117,7 +117,7 @@ def check(
 def _key(name: str, field: str, key: str | None) -> str:
     key = (key or "").strip()
     if not key:
-        raise InvalidSettings(f"The {name} has no {field}. Both keys of a Wasabi user are needed: put it in.")
+        raise InvalidSettings(f"There is no {field} in {name}. Both keys of a Wasabi user are needed: put it in.")
     if not re.fullmatch(r"[!-~]+", key):
         raise InvalidSettings(
             f"The {field} of {name} holds a character that can't be in a key (white space or not ASCII). "
@@ -177,7 +177,7 @@ def _base_url(name: str, options: Options, host: str | None, port: int | None, p
     host = (host or "").strip()
     if not host:
         raise InvalidSettings(
-            f"The {name} has no host. Put in the base URL of the AiR API that Wasabi gave you, "
+            f"There is no host in {name}. Put in the base URL of the AiR API that Wasabi gave you, "
             "like https://air.example.com: it has no default."
         )
     if path in {"http", "https"}:

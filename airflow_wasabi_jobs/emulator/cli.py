@@ -36,14 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="print a line for each request")
     given = vars(parser.parse_args(arguments))
     host, port, verbose = given.pop("host"), given.pop("port"), given.pop("verbose")
+    if not 0 <= port < 65536:
+        parser.error(f"argument --port: {port} is not between 0 and 65535")
     try:
         behaviour = msgspec.convert(given, Behaviour)
     except msgspec.ValidationError as error:
         parser.error(str(error).replace("`$.", "`--").replace("_", "-"))
     try:
         asyncio.run(_serve(behaviour, host, port, tell=_print if verbose else None))
-    except OSError as error:
-        parser.exit(1, f"wasabi-air-emulator: can't listen on {host}, port {port}: {error.strerror}. Try --port 0.\n")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        parser.exit(1, f"wasabi-air-emulator: can't listen on {host}, port {port}: {reason}. Try --port 0.\n")
     return 0
 
 
@@ -53,7 +56,7 @@ async def _serve(behaviour: Behaviour, host: str, port: int, tell: Any) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serving(behaviour, host, port, tell) as url:
         # Keys of one's own are not shown: they may be in use elsewhere.
-        own = behaviour.secret_key != SECRET_KEY
+        own = (behaviour.access_key, behaviour.secret_key) != (ACCESS_KEY, SECRET_KEY)
         keys = "with your keys" if own else f"access key {behaviour.access_key}, secret key {behaviour.secret_key}"
         _print(f"Wasabi AiR emulator listening on {url} ({keys}). Ctrl-C stops it.")
         await stop.wait()

@@ -154,6 +154,9 @@ class EmulatedJobs:
         self._speed = speed
         self._jobs: dict[str, EmulatedJob] = {}
 
+    def __len__(self) -> int:
+        return len(self._jobs)
+
     def __iter__(self) -> Iterator[EmulatedJob]:
         return iter(self._jobs.values())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
 import random
 import threading
@@ -94,8 +93,9 @@ class AirEmulator:
             async with serving(self._behaviour, self._host, self._port) as self.url:
                 self._listening.set()
                 await self._stop.wait()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - raised where the emulator was asked for
             self._failure = error
+        finally:
             self._listening.set()
 
 
@@ -130,10 +130,10 @@ def application(
     app = web.Application(middlewares=[gate.pass_through])
     app.router.add_get("/jobs", api.list)
     app.router.add_post("/jobs", api.submit)
-    app.router.add_get("/jobs/{job_id}", api.job)
-    app.router.add_get("/jobs/{job_id}/status", api.status)
-    app.router.add_get("/jobs/{job_id}/errors", api.errors)
-    app.router.add_get("/jobs/{job_id}/metadata", api.metadata)
+    app.router.add_get("/jobs/{job_id:[^/]+}", api.job)
+    app.router.add_get("/jobs/{job_id:[^/]+}/status", api.status)
+    app.router.add_get("/jobs/{job_id:[^/]+}/errors", api.errors)
+    app.router.add_get("/jobs/{job_id:[^/]+}/metadata", api.metadata)
     return app
 
 
@@ -157,9 +157,8 @@ class _Gate:
         return response
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        given = (request.headers.get("x-amz-access-key", ""), request.headers.get("x-amz-secret-key", ""))
-        right = (self._behaviour.access_key, self._behaviour.secret_key)
-        if not all(hmac.compare_digest(one.encode(), other.encode()) for one, other in zip(given, right, strict=True)):
+        given = (request.headers.get("x-amz-access-key"), request.headers.get("x-amz-secret-key"))
+        if given != (self._behaviour.access_key, self._behaviour.secret_key):
             return _error(401, "UNAUTHORIZED", "Unauthorized")
         if self._behaviour.rate_limit_per_minute:
             if self._clock() - self._minute >= 60:
@@ -201,7 +200,7 @@ class _Api:
             and (page.name is None or job.definition.name == page.name)
             and (page.status is None or job.status(now) is page.status)
         )
-        first = (page.page_number - 1) * page.page_size
+        first = min((page.page_number - 1) * page.page_size, len(self._jobs))
         return _json({"Records": [job.brief(now) for job in islice(matching, first, first + page.page_size)]})
 
     async def submit(self, request: web.Request) -> web.Response:
@@ -258,9 +257,9 @@ async def _answered(handler: Any, request: web.Request) -> web.Response:
         response: web.Response = await handler(request)
     except (_NotFoundError, web.HTTPNotFound):
         return _error(404, "NOT_FOUND")
-    except web.HTTPMethodNotAllowed as refusal:
-        return _error(405, "METHOD_NOT_ALLOWED", refusal.reason)
-    except (msgspec.DecodeError, UnicodeDecodeError) as refusal:
+    except web.HTTPException as refusal:
+        return _error(refusal.status, refusal.reason.upper().replace(" ", "_"), refusal.reason)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as refusal:
         return _error(400, "BAD_REQUEST", str(refusal))
     return response
 
