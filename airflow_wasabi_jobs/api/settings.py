@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -75,10 +75,18 @@ class Settings(msgspec.Struct, frozen=True):
         if self.options.proxy:
             proxy = urlsplit(self.options.proxy)
             secrets |= {proxy.password or "", proxy.netloc.rpartition("@")[0]}
+        secrets |= {unquote(secret) for secret in secrets}
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            for form in (secret, quote(secret, safe=""), quote(secret), secret.replace("/", "\\/")):
-                text = text.replace(form, "***")
+            text = re.sub("".join(map(_spellings, secret)), "***", text)
         return text
+
+
+def _spellings(char: str) -> str:
+    """A pattern of how a character may be written: as it is, or escaped for a URL, for JSON or for HTML."""
+    if char.isalnum():
+        return char
+    code, plain = ord(char), re.escape(char)
+    return rf"(?:\\?{plain}|(?i:%{code:02x}|\\u{code:04x}|&#0*{code};|&#x0*{code:x};))"
 
 
 def check(
@@ -159,13 +167,17 @@ def _as_bool(text: str) -> bool | str:
         return text
 
 
-def _check_proxy(name: str, proxy: str) -> None:
+def is_proxy(proxy: str) -> bool:
+    """Whether this is the URL of a proxy that both clients can use."""
     try:
         url = urlsplit(proxy)
-        usable = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port or 1) > 0
+        return url.scheme in {"http", "https"} and bool(_hostname(url.hostname)) and url.port != 0
     except ValueError:
-        usable = False
-    if not usable:
+        return False
+
+
+def _check_proxy(name: str, proxy: str) -> None:
+    if not is_proxy(proxy):
         # The value is not shown: a proxy's URL may hold a password.
         raise InvalidSettings(
             f"The 'proxy' in the extra of {name} is not the URL of a proxy. "
@@ -188,15 +200,15 @@ def _base_url(name: str, options: Options, host: str | None, port: int | None, p
     try:
         url = urlsplit(_with_scheme(host))
         url_port = url.port
-        (url.hostname or "").encode("idna")
+        hostname = _hostname(url.hostname)
     except ValueError:
         # Without its cause, which quotes what stands where a port should: it may be a key.
         raise InvalidSettings(f"The host of {name} is not a URL. Write it like https://air.example.com.") from None
-    if url.username is not None or url.password is not None:
+    if "@" in host:
         raise InvalidSettings(
             f"The host of {name} holds a user or a password. The keys belong into login and password."
         )
-    if url.scheme not in {"http", "https"} or not url.hostname or re.search(r"[\s?#\\]", host):
+    if url.scheme not in {"http", "https"} or not hostname or re.search(r"[\s?#\\]", host):
         raise InvalidSettings(
             f"The host of {name} can't be used. Write scheme, host name and, if there are any, port and path, "
             "like https://air.example.com:8443/prefix."
@@ -206,18 +218,26 @@ def _base_url(name: str, options: Options, host: str | None, port: int | None, p
     port = port if port is not None else url_port
     if port is not None and not 0 < port < 65536:
         raise InvalidSettings(f"The port {port} of {name} can't be used: a port is between 1 and 65535.")
-    if url.scheme == "http" and not options.allow_http and (options.proxy or not is_loopback(url.hostname)):
+    if url.scheme == "http" and not options.allow_http and (options.proxy or not is_loopback(hostname)):
         raise InvalidSettings(
             f"The host of {name} is plain http, so everybody on the way to it could read the keys. Use https. "
             'If the network is your own, put {"allow_http": true} into the extra.'
         )
-    hostname = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    hostname = f"[{hostname}]" if ":" in hostname else hostname
     prefix = "/".join(filter(None, (part.strip("/") for part in (url.path, path or ""))))
     return (
         f"{url.scheme}://{hostname}"
         + (f":{port}" if port is not None else "")
         + (f"/{quote(prefix, safe='/%')}" if prefix else "")
     )
+
+
+def _hostname(hostname: str | None) -> str | None:
+    """Return a host name as it is looked up, or ``None`` if no host can have it. Raises ``ValueError`` likewise."""
+    if hostname is None or ":" in hostname:
+        return hostname
+    hostname = hostname.encode("idna").decode()
+    return hostname if re.fullmatch(r"[A-Za-z0-9._-]+", hostname) else None
 
 
 def _with_scheme(host: str) -> str:
