@@ -349,6 +349,14 @@ def test_the_connection_must_stand_in_time_whatever_the_number_of_addresses(refu
         refused(errors.PassingNoAnswer, f"{OTHER_HOST}:{deaf}", connect_timeout=0.2, read_timeout=0.2)
 
 
+def test_an_address_that_this_machine_can_not_speak_to_is_passed_over(ask, monkeypatch):
+    unknown = (9999, socket.SOCK_STREAM, 0, "", ("::1", 1))
+    with Loopback(report("completed")) as server:
+        known = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", server.port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [unknown, known])
+        assert ask(f"http://air.example.com:{server.port}", allow_http=True).status == "completed"
+
+
 def test_tls_must_be_agreed_on_in_time(refused):
     with Loopback(hang(), at_once=True) as server, taking(at_least=0.15, at_most=1.2):
         refused(errors.PassingNoAnswer, f"https://127.0.0.1:{server.port}", connect_timeout=0.2)

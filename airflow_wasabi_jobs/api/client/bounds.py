@@ -73,7 +73,11 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
             raise urllib3.exceptions.NameResolutionError(self.host, self, cause) from cause
         failed: OSError = TimeoutError("timed out")
         for more, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as cause:  # a kind of address that this machine can't speak to
+                failed = cause
+                continue
             try:
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
@@ -99,7 +103,7 @@ class _HTTPSConnection(_HTTPConnection, urllib3.connection.HTTPSConnection):
 class BoundedSession(requests.Session):
     """Looks at no redirect: requests would read the whole body first, and stumble over what is no URL."""
 
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: D102 - as in requests
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002, D102 - as in requests
         return None
 
 
