@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import EXAMPLE_DAGS
 
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
+EXAMPLE_DAGS = Path(__file__).parent.parent / "example_dags"
 EXAMPLES = sorted(EXAMPLE_DAGS.glob("*.py"))
 
 

@@ -350,7 +350,7 @@ def test_the_connection_must_stand_in_time_whatever_the_number_of_addresses(refu
 
 
 def test_an_address_that_this_machine_can_not_speak_to_is_passed_over(ask, monkeypatch):
-    unknown = (9999, socket.SOCK_STREAM, 0, "", ("::1", 1))
+    unknown = (socket.AF_INET, socket.SOCK_STREAM, 9999, "", ("127.0.0.1", 1))
     with Loopback(report("completed")) as server:
         known = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", server.port))
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [unknown, known])
