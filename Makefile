@@ -38,6 +38,7 @@ clean:
 AVAILABLE := $(patsubst requirements/airflow-%.txt,%,$(wildcard requirements/airflow-*.txt))
 
 $(READY): requirements/airflow-$(AIRFLOW).txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Set PYTHON=... to a Python 3.11 to 3.13." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version)'
 	@echo "Setting up $(VENV), which takes a minute or two the first time ..."
 	@$(PYTHON) -m venv --clear $(VENV)

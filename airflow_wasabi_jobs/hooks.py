@@ -187,7 +187,7 @@ def _checked(job_id: str) -> str:
     try:
         return checked_id(job_id)
     except ValueError as error:
-        raise ValueError(f"job_id {error}.") from error
+        raise ValueError(f"job_id {error}.") from None
 
 
 async def _asend(settings: Settings, call: calls.Call[T]) -> T:

@@ -131,9 +131,7 @@ class WasabiJobSensor(BaseSensorOperator):
 
         from airflow_wasabi_jobs.api.models import JobReport
 
-        report = msgspec.convert(event, JobReport)
-        self._story.answered(report)
-        return self._verdict(report)
+        return self._verdict(msgspec.convert(event, JobReport))
 
     def _look_or_defer(self, until: float) -> dict[str, Any]:
         report = None
@@ -163,6 +161,7 @@ class WasabiJobSensor(BaseSensorOperator):
         try:
             report = self.hook.get_job_status(self.job_id)
         except errors.AirError as error:
+            self._story.trouble = error
             if not error.is_passing:
                 raise
             self._story.troubled(error)
@@ -210,17 +209,19 @@ class WasabiJobSensor(BaseSensorOperator):
         return Story(self.log, self.job_id)
 
     def _say_silent(self, error: Exception) -> None:
+        self._story.trouble = error
         self.log.error("%s The wait goes on, for silent_fail is set.", error)
 
     def _verdict(self, report: JobReport) -> dict[str, Any]:
         return verdict(report, wasabi_conn_id=self.wasabi_conn_id, max_error_count=self.max_error_count)
 
     def _timed_out(self) -> AirflowSensorTimeout:
-        status = self._story.status or "of unknown status"
+        seen = f": when last seen it was {self._story.status}" if self._story.status else ""
+        trouble = f"The last look failed: {self._story.trouble} If that lasts, mend it. " if self._story.trouble else ""
         return AirflowSensorTimeout(
             f"Job {self.job_id!r} on connection {self.wasabi_conn_id!r} was not over within the sensor's timeout of "
-            f"{self.timeout:.0f} seconds: when last seen it was {status}. It goes on at Wasabi. "
-            "Raise timeout, or clear this task to wait for it again."
+            f"{self.timeout:.0f} seconds{seen}. {trouble}"
+            "It may go on at Wasabi: raise timeout, or clear this task to wait for it again."
         )
 
     def _check_arguments(self) -> None:
@@ -254,7 +255,7 @@ class WasabiJobSensor(BaseSensorOperator):
             raise ValueError(
                 f"{field} of task {self.task_id!r} {error}. If it is templated or comes from an XCom, look at what "
                 "the task upstream returned."
-            ) from error
+            ) from None
 
 
 def verdict(report: JobReport, *, wasabi_conn_id: str, max_error_count: int | None) -> dict[str, Any]:

@@ -29,9 +29,11 @@ class Story:
         self._began = self._told_at = clock()
         self._failed_looks = 0
         self.status: JobStatus | None = None
+        self.trouble: Exception | None = None
 
     def answered(self, report: JobReport) -> None:
         """Tell what a look brought, if it is news."""
+        self.trouble = None
         if self._failed_looks:
             self._tell("Job %s: the API answers again, after %d looks without an answer.", self._failed_looks)
             self._failed_looks = 0

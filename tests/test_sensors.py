@@ -223,6 +223,16 @@ class TestWait:
         with pytest.raises(AirflowSensorTimeout):
             waits(mode, answer(404), timeout=0.5, silent_fail=True)
 
+    @pytest.mark.parametrize("flags", [{}, {"soft_fail": True}])
+    def test_time_out_tells_what_was_in_the_way(self, waits: Any, mode: str, flags: Any) -> None:
+        with pytest.raises(
+            (AirflowSensorTimeout, AirflowSkipException), match="could not be asked for .* answer is 503"
+        ):
+            waits(mode, answer(503), timeout=0.3, **flags)
+
+        with pytest.raises((AirflowSensorTimeout, AirflowSkipException), match="it was preflight.* answer is 503"):
+            waits(mode, report("preflight"), answer(503), timeout=0.3, **flags)
+
     def test_no_time_at_all_is_one_look(self, waits: Any, mode: str) -> None:
         with pytest.raises(AirflowSensorTimeout):
             waits(mode, report("in_progress"), report("completed"), timeout=0)

@@ -41,6 +41,16 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return []
 
 
+_MUST_BE = {
+    "connect_timeout": "a number of seconds, more than 0 and at most 600",
+    "read_timeout": "a number of seconds, more than 0 and at most 600",
+    "retries": "a whole number from 0 to 10",
+    "verify": "true, false, or the path of a CA bundle",
+    "allow_http": "true or false",
+    "proxy": "the URL of a proxy",
+}
+
+
 class Settings(msgspec.Struct, frozen=True):
     """
     All that a client needs to know. Made by :func:`check`.
@@ -152,9 +162,11 @@ def _options(name: str, extra: str | None) -> Options:
             raise InvalidSettings(f"The extra of {name} has an unknown key {key!r}. Known are: {known}.")
         try:
             options = msgspec.convert({**msgspec.structs.asdict(options), key: value}, Options, strict=False)
-        except msgspec.ValidationError as error:
-            reason = str(error).partition(" - at ")[0]
-            raise InvalidSettings(f"The {key!r} in the extra of {name} can't be used: {reason}.") from error
+        except msgspec.ValidationError:
+            # Without its cause, which says the same in the words of a type checker.
+            raise InvalidSettings(
+                f"The {key!r} in the extra of {name} can't be used: it must be {_MUST_BE[key]}."
+            ) from None
     if options.proxy is not None:
         _check_proxy(name, options.proxy)
     return options
@@ -220,7 +232,8 @@ def _base_url(name: str, options: Options, host: str | None, port: int | None, p
         raise InvalidSettings(f"The port {port} of {name} can't be used: a port is between 1 and 65535.")
     if url.scheme == "http" and not options.allow_http and (options.proxy or not is_loopback(hostname)):
         raise InvalidSettings(
-            f"The host of {name} is plain http, so everybody on the way to it could read the keys. Use https. "
+            f"The host of {name} is plain http, so everybody on the way to it could read the keys. "
+            "Write https:// in front of it. "
             'If the network is your own, put {"allow_http": true} into the extra.'
         )
     hostname = f"[{hostname}]" if ":" in hostname else hostname

@@ -29,20 +29,21 @@ EXPECTED = {
 }
 INTRODUCTION = """\
 A DAG waits for three Wasabi AiR jobs, with Airflow {airflow} and an emulated API. No account is needed.
+Its tasks run one after another, in no fixed order:
 
   wait_for_interview  pokes         for job completes-interview
   wait_for_trailer    reschedules   for job fails-trailer
   wait_for_archive    is deferred   for job cancels-archive
 
 Setting up a private Airflow, which takes some seconds ..."""
-FINISH = """
+FINISH = """\
 All went as it should: the completed job's report is an XCom for the next task, and a job that failed
 or was cancelled fails its task at once, without a retry.
 
 What to do next:
   - See it in Airflow's own pages, with a scheduler and a triggerer:   make airflow
   - Put a sensor into a DAG, and use your own account:                 README.md
-  - Test your own DAGs on the emulator:                                wasabi-air-emulator --help"""
+  - Test your own DAGs on the emulator:                                {emulator} --help"""
 
 
 def main() -> int:
@@ -64,7 +65,7 @@ def main() -> int:
             airflow.kill()
             airflow.wait()
         if ends == EXPECTED:
-            _say(FINISH)
+            _say(FINISH.format(emulator=_path_of("wasabi-air-emulator")))
             return 0
         _say((home / "airflow.log").read_text(errors="replace"))
     _say("\nSomething broke: above is all that Airflow said.")
@@ -73,6 +74,11 @@ def main() -> int:
         if end != error:
             _say(f"  {task}: expected {error or 'success'}, got {end or 'success'}")
     return 1
+
+
+def _path_of(command: str) -> str:
+    path = Path(sys.executable).with_name(command)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _environment(home: Path, emulator: AirEmulator) -> dict[str, str]:
@@ -107,7 +113,7 @@ def _watch(airflow: subprocess.Popen[bytes], url: str, told: Path) -> dict[str, 
         events = told.read_text().splitlines() if told.exists() else []
         for event in map(json.loads, events[lines:]):
             if "ready" in event:
-                _say(f"... done in {time.monotonic() - began:.0f} s. Now the DAG runs.\n")
+                _say(f"... done in {time.monotonic() - began:.0f} s. The first task begins in some seconds.\n")
             else:
                 ends[event["task"]] = event["error"]
                 _say(_end(event, time.monotonic() - began))

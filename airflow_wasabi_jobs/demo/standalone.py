@@ -118,7 +118,8 @@ Airflow is at     http://127.0.0.1:{port}
 Log in with       admin, password {password}
 The emulator is   {emulator.url}, in connection wasabi_default
 
-Open the DAG example_wasabi_job_sensor, trigger it, and look at its tasks' logs.
+Trigger the DAGs example_wasabi_job_sensor and example_wasabi_mapped_sensors, and look at their tasks' logs.
+A job lives once: for another run, choose other ids in the first one's trigger form, like completes-again.
 Ctrl-C stops all of it. What Airflow says is in {home / "standalone.log"}"""
 
 

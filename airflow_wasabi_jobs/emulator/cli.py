@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         behaviour = msgspec.convert(given, Behaviour)
     except msgspec.ValidationError as error:
-        parser.error(str(error).replace("`$.", "`--").replace("_", "-"))
+        what, _, where = str(error).partition(" - at ")
+        option = where.strip("`$.").replace("_", "-")
+        parser.error(f"argument --{option}: {what.replace('Expected', 'must be').replace('`', '')}")
     try:
         asyncio.run(_serve(behaviour, host, port, tell=_print if verbose else None))
     except (OSError, UnicodeError) as error:

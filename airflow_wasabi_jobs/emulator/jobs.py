@@ -25,7 +25,7 @@ class Fate(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, name: str) -> Fate | None:
         """Read a job's fate from the beginning of its name or id, as from a test card's number."""
-        if errors := re.match(r"completes-with-(\d{1,9})-errors", name):
+        if errors := re.match(r"completes-with-(\d{1,9})-errors?", name):
             return cls(JobStatus.COMPLETED, int(errors[1]))
         if name.startswith("completes"):
             return cls(JobStatus.COMPLETED)

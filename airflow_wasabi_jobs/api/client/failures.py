@@ -45,7 +45,8 @@ def no_answer(settings: Settings, call: calls.Call[Any], cause: BaseException) -
             "authority's PEM file into 'verify' in the connection's extra.",
         )
     if (tls := found(ssl.SSLError)) and not isinstance(tls, _TLS_CUT):
-        return say(errors.NoAnswer, f"no TLS was agreed on ({tls})", "Check that host and port speak https.")
+        advice = "Check host and port; if plain http is spoken there, write http:// in front of the host."
+        return say(errors.NoAnswer, f"no TLS was agreed on ({tls})", advice)
     if (lookup := found(socket.gaierror)) and lookup.args[0] in _NO_SUCH_HOST:
         return say(errors.NoAnswer, f"there is no such host ({lookup})", "Check the connection's host and proxy.")
     if found(*_TOO_LONG):
@@ -60,7 +61,7 @@ def no_answer(settings: Settings, call: calls.Call[Any], cause: BaseException) -
             "what came back is not HTTP",
             "Check that host is the address of an AiR Jobs API.",
         )
-    return say(errors.PassingNoAnswer, _what_passed(found), "This may pass.")
+    return say(errors.PassingNoAnswer, _what_passed(found), "This may pass; if it does not, check host and port.")
 
 
 def _what_passed(found: Callable[..., BaseException | None]) -> str:
