@@ -225,13 +225,17 @@ class TestWait:
 
     @pytest.mark.parametrize("flags", [{}, {"soft_fail": True}])
     def test_time_out_tells_what_was_in_the_way(self, waits: Any, mode: str, flags: Any) -> None:
-        with pytest.raises(
-            (AirflowSensorTimeout, AirflowSkipException), match="could not be asked for .* answer is 503"
-        ):
-            waits(mode, answer(503), timeout=0.3, **flags)
-
-        with pytest.raises((AirflowSensorTimeout, AirflowSkipException), match="it was preflight.* answer is 503"):
+        with pytest.raises((AirflowSensorTimeout, AirflowSkipException), match=r"The last look failed: .* is 503"):
             waits(mode, report("preflight"), answer(503), timeout=0.3, **flags)
+
+    @pytest.mark.parametrize("flags", [{}, {"soft_fail": True}])
+    def test_time_out_tells_where_the_job_stood(self, waits: Any, mode: str, flags: Any) -> None:
+        with pytest.raises(
+            (AirflowSensorTimeout, AirflowSkipException), match=r"was preflight\. It may go on"
+        ) as caught:
+            waits(mode, answer(503), report("preflight"), timeout=0.3, **flags)
+
+        assert "503" not in str(caught.value)
 
     def test_no_time_at_all_is_one_look(self, waits: Any, mode: str) -> None:
         with pytest.raises(AirflowSensorTimeout):
