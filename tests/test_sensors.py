@@ -212,8 +212,6 @@ class TestWait:
         ):
             waits(mode, ever, timeout=0.6)
 
-        assert waits.looks > 2
-
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
     def test_time_out_skips(self, waits: Any, mode: str, flag: str) -> None:
         with pytest.raises(AirflowSkipException, match=r"Job '12345'.* timeout"):
