@@ -88,7 +88,10 @@ class WasabiJobSensor(BaseSensorOperator):
         with self._skipping_as_asked():
             self._check_rendered()
             if self.deferrable:
-                return self._look_or_defer(time.time() + self.timeout)
+                report = self._look()
+                if report is None:
+                    self._defer(time.time() + self.timeout)
+                return self._verdict(report)
         try:
             return super().execute(context)
         except AirflowSensorTimeout as time_out:
@@ -133,28 +136,31 @@ class WasabiJobSensor(BaseSensorOperator):
 
         return self._verdict(msgspec.convert(event, JobReport))
 
-    def _look_or_defer(self, until: float) -> dict[str, Any]:
-        report = None
+    def _last_look(self) -> dict[str, Any]:
+        """Look once more when the time is up, as the base class does when it pokes."""
+        report, error = None, None
+        try:
+            report = self._look()
+        except Exception as cause:  # noqa: BLE001 - the time is up all the same, and this is why nobody knows more
+            error = cause
+        if report is not None:
+            return self._verdict(report)
+        raise self._timed_out() from error
+
+    def _look(self) -> JobReport | None:
+        """Return the report of a job that is over, or None if the wait goes on."""
         try:
             report = self._ask()
         except Exception as error:
             if not self.silent_fail:
                 raise
             self._say_silent(error)
-        if report is None or not report.status.is_final:
-            self._defer(until)
-        return self._verdict(report)
+            return None
+        return report if report and report.status.is_final else None
 
-    def _last_look(self) -> dict[str, Any]:
-        """Look once more when the time is up, as the base class does when it pokes."""
-        report, error = None, None
-        try:
-            report = self._ask()
-        except Exception as cause:  # noqa: BLE001 - it is raised below, as the cause of the time-out
-            error = cause
-        if report is None or not report.status.is_final:
-            raise self._timed_out() from error
-        return self._verdict(report)
+    def _get_next_poke_interval(self, started_at: Any, run_duration: Any, poke_count: int) -> float:
+        # Airflow doubles without end, and after a thousand pokes no float can hold that.
+        return float(super()._get_next_poke_interval(started_at, run_duration, min(poke_count, 64)))
 
     def _ask(self) -> JobReport | None:
         """Return the job's report, or None if there is trouble that may pass."""

@@ -35,7 +35,7 @@ class Story:
         """Tell what a look brought, if it is news."""
         self.trouble = None
         if self._failed_looks:
-            self._tell("Job %s: the API answers again, after %d looks without an answer.", self._failed_looks)
+            self._tell("Job %s: the API answers again. Looks without an answer: %d.", self._failed_looks)
             self._failed_looks = 0
         if report.status != self.status:
             self.status = report.status

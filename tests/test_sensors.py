@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    TaskDeferred,
 )
 from loopback import Loopback, answer, chunked, cut, json_answer, refusing, report, reset
 from waiting import MODES, deferred, wait
@@ -144,6 +145,7 @@ class TestWait:
         with pytest.raises(AirflowSkipException, match=says) as caught:
             waits(mode, *before, last, **arguments, **{flag: True})
 
+        assert flag in str(caught.value)
         assert isinstance(caught.value.__cause__, verdict)
 
     @found
@@ -242,10 +244,24 @@ class TestWait:
         assert waits.looks == 1
 
     def test_a_job_that_ends_when_the_time_is_up_counts(self, waits: Any, mode: str) -> None:
-        xcom = waits(mode, report("in_progress"), report("completed"), poke_interval=0.5, timeout=0.2)
+        xcom = waits(mode, report("in_progress"), report("completed"), poke_interval=1, timeout=0.8)
 
         assert xcom["status"] == "completed"
         assert waits.looks == 2
+
+    def test_job_id_that_rendered_to_none_skips_with_never_fail(
+        self, monkeypatch: Any, connect: Any, mode: str
+    ) -> None:
+        connect("http://127.0.0.1:1")
+        made = WasabiJobSensor.execute
+
+        def rendered(sensor: WasabiJobSensor, context: Any) -> Any:
+            sensor.job_id = "None"
+            return made(sensor, context)
+
+        monkeypatch.setattr(WasabiJobSensor, "execute", rendered)
+        with pytest.raises(AirflowSkipException, match="job_id of task 'wait'"):
+            wait(monkeypatch, mode, job_id="{{ params.job_id }}", never_fail=True)
 
     @pytest.mark.parametrize(
         "extra", [{"retires": 3}, {"read_timeout": 0}, {"verify": "/no/such/file"}], ids=lambda extra: next(iter(extra))
@@ -351,7 +367,7 @@ class TestDeferring:
         with Loopback(report("in_progress")) as server:
             connect(server.url)
             until = deferred(sensor).kwargs["until"]
-        with pytest.raises(BaseException) as again:
+        with pytest.raises(TaskDeferred) as again:
             sensor.resume_execution("execute_complete", {"event": error, "until": until - 1800}, {})
 
         assert 1790 < again.value.timeout.total_seconds() <= 1800
@@ -375,10 +391,39 @@ class TestDeferring:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True)
         with Loopback(answer(404)) as server:
             connect(server.url)
-            with pytest.raises(AirflowSensorTimeout) as caught:
+            with pytest.raises(AirflowSensorTimeout, match=r"The last look failed: .* is 404") as caught:
                 sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 
         assert isinstance(caught.value.__cause__, errors.NotFound)
+
+    def test_what_happens_in_the_worker_is_told(self, connect: Any, monkeypatch: Any, caplog: Any) -> None:
+        caplog.set_level(logging.INFO)
+        monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True)
+        error = {"job_id": "12345", "error": errors.to_event(errors.NotFound("It is gone."))}
+        with Loopback(answer(404), answer(503)) as server:
+            connect(server.url)
+            deferred(sensor)
+            deferred(sensor)
+        with pytest.raises(TaskDeferred):
+            sensor.resume_execution("execute_complete", {"event": error}, {})
+
+        # Airflow itself warns of an execute() that is not the task runner's.
+        told = [record.getMessage() for record in caplog.records if record.name == "sensor"]
+        told = [text for text in told if "execute" not in text]
+        assert "silent_fail" in told[0]
+        assert told[1].startswith("Job 12345: no answer")
+        assert "It is gone." in told[2] and "silent_fail" in told[2]
+
+    def test_silent_fail_keeps_the_ids_as_they_were_checked(self, connect: Any) -> None:
+        sensor = WasabiJobSensor(
+            task_id="wait", job_id=" 12345 ", wasabi_conn_id=" wasabi_default ", deferrable=True, silent_fail=True
+        )
+        error = {"job_id": "12345", "error": errors.to_event(errors.NotFound("It is gone."))}
+        with pytest.raises(TaskDeferred) as again:
+            sensor.resume_execution("execute_complete", {"event": error}, {})
+
+        assert (again.value.trigger.job_id, again.value.trigger.wasabi_conn_id) == ("12345", "wasabi_default")
 
     @pytest.mark.parametrize(
         ("flag", "skips"), [(None, False), ("soft_fail", False), ("silent_fail", False), ("never_fail", True)]
@@ -421,6 +466,13 @@ class TestArguments:
             WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=0, deferrable=True)
 
         WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=0, deferrable=False)
+
+    def test_growing_intervals_never_overflow(self) -> None:
+        sensor = WasabiJobSensor(
+            task_id="wait", job_id="12345", poke_interval=60, exponential_backoff=True, max_wait=3600, timeout=10**6
+        )
+
+        assert sensor._get_next_poke_interval(0.0, lambda: 0.0, 100_000) == 3600
 
     def test_templates(self) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="{{ a }}", wasabi_conn_id="{{ b }}")

@@ -51,9 +51,7 @@ def test_trouble_is_told_when_it_begins_and_when_it_is_over(teller: Teller) -> N
 
     assert teller.fails() == ["WARNING: Job 12345: no answer at the moment, and the wait goes on. It is not well."]
     assert teller.fails() == []
-    assert teller.sees(JobStatus.IN_PROGRESS) == [
-        "INFO: Job 12345: the API answers again, after 2 looks without an answer."
-    ]
+    assert teller.sees(JobStatus.IN_PROGRESS) == ["INFO: Job 12345: the API answers again. Looks without an answer: 2."]
     assert teller.sees(JobStatus.IN_PROGRESS) == []
     assert len(teller.fails()) == 1
 
@@ -77,8 +75,10 @@ def test_a_sign_of_life_now_and_then(teller: Teller) -> None:
 
 
 def test_a_sign_of_life_in_trouble(teller: Teller) -> None:
+    teller.now += SIGN_OF_LIFE
     teller.fails()
+    assert teller.fails() == []
 
     teller.now += SIGN_OF_LIFE
-    assert teller.fails() == ["INFO: Job 12345: still no answer, 10 minutes into this wait."]
+    assert teller.fails() == ["INFO: Job 12345: still no answer, 20 minutes into this wait."]
     assert teller.fails() == []

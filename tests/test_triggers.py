@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from loopback import Loopback, answer, json_answer, late, report
 from waiting import first_event, sent_through_airflow
 
 from airflow_wasabi_jobs.api import errors
+from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.triggers import LONGEST_PAUSE, WasabiJobTrigger
 
 
@@ -138,6 +140,46 @@ def test_growing_intervals_are_those_of_a_poking_sensor(
         # Airflow's jitter is anything between a shortest interval and twice that, by a hash of when the wait began.
         airflow = [sensor._get_next_poke_interval(began, lambda: 0.0, poke_count) for began in range(300)]
         assert min(airflow) / 1.1 <= nap <= max(airflow) * 1.1
+
+
+def test_growing_intervals_are_spread() -> None:
+    made = trigger(poke_interval=60, exponential_backoff=True)
+
+    intervals = {made._interval(10) for _ in range(100)}
+    assert max(intervals) / min(intervals) > 1.5
+
+
+@pytest.mark.parametrize("what", [answer(404), answer(200, "<html>"), answer(204)])
+def test_each_kind_of_error_is_an_event(connect: Any, what: bytes) -> None:
+    with Loopback(what) as server:
+        connect(server.url)
+        assert set(fired(trigger())) == {"job_id", "error"}
+
+
+def test_an_event_can_be_stored_in_any_database(connect: Any) -> None:
+    with Loopback(answer(400, b"\x1f\x8b\x00")) as server:
+        connect(server.url)
+        assert "\\u0000" not in json.dumps(fired(trigger()))  # which PostgreSQL refuses, and the triggerer ends
+
+
+def test_it_tells_its_story_and_reads_the_connection_once(connect: Any, monkeypatch: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(WasabiJobTrigger, "log", logging.getLogger("trigger"))
+    looked_up = []
+    settings_of = WasabiJobsHook._settings_of
+    monkeypatch.setattr(WasabiJobsHook, "_settings_of", lambda *of: looked_up.append(1) or settings_of(*of))
+    with Loopback(report("in_progress"), answer(503), report("in_progress"), report("completed")) as server:
+        connect(server.url)
+        fired(trigger())
+
+    told = [record.getMessage()[:25] for record in caplog.records if record.name == "trigger"]
+    assert told == [
+        "Job 12345: in_progress (e",
+        "Job 12345: no answer at t",
+        "Job 12345: the API answer",
+        "Job 12345: completed (err",
+    ]
+    assert looked_up == [1]
 
 
 def test_growing_intervals_never_overflow() -> None:

@@ -112,7 +112,7 @@ def read(settings: Settings, call: Call[T], answer: Answer) -> T:
     try:
         return call.read(answer.body)
     except (ValueError, msgspec.MsgspecError, RecursionError) as cause:
-        shown = _shown(settings, answer.body)
+        shown = _shown(settings, answer.body.decode(errors="replace"))
         error = errors.UnexpectedAnswer(
             message(
                 settings,
@@ -224,15 +224,15 @@ def _read_error(settings: Settings, answer: Answer) -> tuple[str | None, str | N
     try:
         body = msgspec.json.decode(answer.body, type=_ErrorBody)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None, _shown(settings, answer.body) or None
-    code = settings.scrub(body.ErrorCode)[:_SHOWN] if body.ErrorCode else None
-    text = settings.scrub(body.Error)[:_SHOWN] if body.Error else None
-    return code, text
+        return None, _shown(settings, answer.body.decode(errors="replace")) or None
+    return _shown(settings, body.ErrorCode or "") or None, _shown(settings, body.Error or "") or None
 
 
-def _shown(settings: Settings, body: bytes) -> str:
-    # Scrubbed before it is cut: a key at the cut would no longer be found.
-    return settings.scrub(" ".join(body.decode(errors="replace").split()))[:_SHOWN]
+def _shown(settings: Settings, text: str) -> str:
+    # Scrubbed before it is cut: a key at the cut would no longer be found. And nothing that can't be printed: it
+    # travels in a trigger's event, and PostgreSQL takes no NUL.
+    text = settings.scrub(" ".join(text.split()))
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)[:_SHOWN]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
