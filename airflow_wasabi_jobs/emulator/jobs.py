@@ -12,30 +12,35 @@ import msgspec
 
 from airflow_wasabi_jobs.api.models import JobStatus
 
-# How many seconds after its birth a job reaches each status, at speed 1.
-PREFLIGHT_AT, IN_PROGRESS_AT, FINAL_AT = 1.0, 2.0, 5.0
+# How many seconds a job takes at speed 1, and after how many it reaches the statuses before the last: sooner, if it
+# is shorter, and no later, if it is longer.
+SECONDS = 5.0
+PREFLIGHT_AT, IN_PROGRESS_AT = 1.0, 2.0
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """What becomes of a job: its last status, and how many errors it has by then."""
+    """What becomes of a job: its last status, how many errors it has by then, and how many seconds it takes."""
 
     status: JobStatus
     error_count: int = 0
+    seconds: float = SECONDS
 
     @classmethod
     def of(cls, name: str) -> Fate | None:
         """Read a job's fate from the beginning of its name or id, as from a test card's number."""
-        if errors := re.match(r"completes-with-(\d{1,9})-errors?", name):
-            return cls(JobStatus.COMPLETED, int(errors[1]))
-        if name.startswith("completes"):
-            return cls(JobStatus.COMPLETED)
-        if name.startswith("fails"):
-            return cls(JobStatus.FAILED, 1)
-        if name.startswith("cancels"):
-            return cls(JobStatus.CANCELLED)
-        return None
+        told = re.match(r"(completes|fails|cancels)(?:-with-(\d{1,9})-errors?)?(?:-after-(\d{1,9})-seconds)?", name)
+        if told is None:
+            return None
+        status, errors, seconds = told.groups()
+        usual = 1 if status == "fails" else 0
+        return cls(
+            _ENDS[status],
+            error_count=usual if errors is None else int(errors),
+            seconds=SECONDS if seconds is None else float(seconds),
+        )
 
 
+_ENDS = {"completes": JobStatus.COMPLETED, "fails": JobStatus.FAILED, "cancels": JobStatus.CANCELLED}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"\S")]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -107,11 +112,12 @@ class EmulatedJob(msgspec.Struct, frozen=True):
     def status(self, now: float) -> JobStatus:
         """Return where the job stands at that time."""
         age = (now - self.born) * self.speed
-        if age >= FINAL_AT:
+        pace = min(1.0, self.fate.seconds / SECONDS)
+        if age >= self.fate.seconds:
             return self.fate.status
-        if age >= IN_PROGRESS_AT:
+        if age >= IN_PROGRESS_AT * pace:
             return JobStatus.IN_PROGRESS
-        return JobStatus.PREFLIGHT if age >= PREFLIGHT_AT else JobStatus.SUBMITTED
+        return JobStatus.PREFLIGHT if age >= PREFLIGHT_AT * pace else JobStatus.SUBMITTED
 
     def error_count(self, now: float) -> int:
         """Return how many errors the job has had by then: they come at the end."""
@@ -127,7 +133,9 @@ class EmulatedJob(msgspec.Struct, frozen=True):
             "UserId": "arn:aws:iam::000000000000:user/emulator",
             "Created": _rfc3339(self.born),
             "Status": self.status(now).value,
-            **({"Completed": _rfc3339(self.born + FINAL_AT / self.speed)} if self.status(now).is_final else {}),
+            **(
+                {"Completed": _rfc3339(self.born + self.fate.seconds / self.speed)} if self.status(now).is_final else {}
+            ),
         }
 
     def full(self, now: float) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class AirEmulator:
 
     A status call for an unknown id that begins with ``completes``, ``fails``, ``cancels`` or
     ``completes-with-3-errors`` (any number) brings such a job to life; any other unknown id is a 404.
+    With ``-after-60-seconds`` (any number) behind that, it takes so long.
     The name of a submitted job steers it in the same way; without that it completes.
 
     :param host: the address to listen on.
@@ -123,9 +124,10 @@ def application(
     *,
     clock: Callable[[], float] = time.time,
     tell: Callable[[str], None] | None = None,
+    jobs: EmulatedJobs | None = None,
 ) -> web.Application:
-    """Put the emulated API together."""
-    api = _Api(EmulatedJobs(clock, behaviour.speed), clock)
+    """Put the emulated API together, around the jobs that it is to begin with."""
+    api = _Api(EmulatedJobs(clock, behaviour.speed) if jobs is None else jobs, clock)
     gate = _Gate(behaviour, clock, tell)
     app = web.Application(middlewares=[gate.pass_through])
     app.router.add_get("/jobs", api.list)
