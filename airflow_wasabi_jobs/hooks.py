@@ -89,16 +89,27 @@ class WasabiJobsHook(BaseHook):
         """
         call = calls.job_status(_checked(job_id))
         if self._async_settings is None:
-            self._async_settings = await self._aread_settings()
+            self._async_settings = await self.aread_settings()
         settings = self._async_settings
         try:
             return await _asend(settings, call)
         except errors.Unauthorized:
-            self._async_settings = await self._aread_settings()
+            self._async_settings = await self.aread_settings()
             if self._async_settings == settings:
                 raise
         self._tell_new_keys()
         return await _asend(self._async_settings, call)
+
+    async def aread_settings(self) -> Settings:
+        """
+        Read the connection, without blocking the event loop.
+
+        :raises InvalidSettings: if there is no such connection, or something in it can't be used.
+        """
+        try:
+            return self._settings_of(await get_async_connection(self.wasabi_conn_id))
+        except AirflowNotFoundException as error:
+            raise self._not_found() from error
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one job of the account's list, and say in plain words what is wrong if that does not work."""
@@ -145,12 +156,6 @@ class WasabiJobsHook(BaseHook):
     def _read_settings(self, name: str | None = None) -> Settings:
         try:
             return self._settings_of(self.get_connection(self.wasabi_conn_id), name)
-        except AirflowNotFoundException as error:
-            raise self._not_found() from error
-
-    async def _aread_settings(self) -> Settings:
-        try:
-            return self._settings_of(await get_async_connection(self.wasabi_conn_id))
         except AirflowNotFoundException as error:
             raise self._not_found() from error
 

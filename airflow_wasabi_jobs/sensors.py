@@ -54,6 +54,9 @@ class WasabiJobSensor(BaseSensorOperator):
     :param deferrable: whether to wait in the triggerer, where a wait takes no worker. Default: what
         ``[operators] default_deferrable`` says. Then ``mode`` means nothing, and ``poke_interval`` must
         be more than 0.
+    :param end_from_trigger: whether a job that completed within ``max_error_count`` ends a deferred task
+        right in the triggerer, without a worker. What it costs: Airflow does not run the task's
+        ``on_success_callback`` then. Every other outcome resumes on a worker, as always.
     :raises ValueError: if an argument can't be used; if it is templated, when the task runs.
     """
 
@@ -67,6 +70,7 @@ class WasabiJobSensor(BaseSensorOperator):
         wasabi_conn_id: str = "wasabi_default",
         max_error_count: int | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -74,6 +78,7 @@ class WasabiJobSensor(BaseSensorOperator):
         self.wasabi_conn_id = wasabi_conn_id
         self.max_error_count = max_error_count
         self.deferrable = deferrable
+        self.end_from_trigger = end_from_trigger
         self._check_arguments()
 
     @cached_property
@@ -88,10 +93,7 @@ class WasabiJobSensor(BaseSensorOperator):
         with self._skipping_as_asked():
             self._check_rendered()
             if self.deferrable:
-                report = self._look()
-                if report is None:
-                    self._defer(time.time() + self.timeout)
-                return self._verdict(report)
+                return self._look_or_defer(time.time() + self.timeout)
         try:
             return super().execute(context)
         except AirflowSensorTimeout as time_out:
@@ -117,13 +119,16 @@ class WasabiJobSensor(BaseSensorOperator):
             # Past BaseSensorOperator, which with soft_fail would skip whatever went wrong in the triggerer.
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any], until: float | None = None) -> Any:  # noqa: ARG002 - Airflow hands it over
+    def execute_complete(self, context: Context, event: dict[str, Any] | str, until: float | None = None) -> Any:  # noqa: ARG002 - Airflow hands it over
         """
         Make of the trigger's event what a poke would have made of it.
 
-        :param event: what :class:`WasabiJobTrigger` fired.
+        :param event: what :class:`WasabiJobTrigger` fired. Of one that ends the task by itself,
+            ``dag.test()`` hands over a string only: the job is looked at again then.
         :param until: when the wait times out, in seconds since the epoch.
         """
+        if isinstance(event, str):
+            return self._look_or_defer(until or time.time() + self.timeout)
         if "error" in event:
             error = errors.from_event(event["error"])
             if not self.silent_fail:
@@ -135,6 +140,12 @@ class WasabiJobSensor(BaseSensorOperator):
         from airflow_wasabi_jobs.api.models import JobReport
 
         return self._verdict(msgspec.convert(event, JobReport))
+
+    def _look_or_defer(self, until: float) -> dict[str, Any]:
+        report = self._look()
+        if report is None:
+            self._defer(until)
+        return self._verdict(report)
 
     def _last_look(self) -> dict[str, Any]:
         """Look once more when the time is up, as the base class does when it pokes."""
@@ -172,7 +183,7 @@ class WasabiJobSensor(BaseSensorOperator):
                 raise
             self._story.troubled(error)
             return None
-        self._story.answered(report)
+        self._story.answered(report.status, report.error_count)
         return report
 
     def _defer(self, until: float) -> NoReturn:
@@ -186,6 +197,9 @@ class WasabiJobSensor(BaseSensorOperator):
                 poke_interval=self.poke_interval,
                 exponential_backoff=self.exponential_backoff,
                 max_wait=self.max_wait.total_seconds() if self.max_wait else None,
+                # The trigger would push the XCom whatever the task says of that.
+                end_from_trigger=self.end_from_trigger and self.do_xcom_push,
+                max_error_count=self.max_error_count,
             ),
             method_name="execute_complete",
             kwargs={"until": until},
@@ -277,9 +291,9 @@ def verdict(report: JobReport, *, wasabi_conn_id: str, max_error_count: int | No
     job = f"Job {report.job_id!r} on connection {wasabi_conn_id!r}"
     many = f"{report.error_count} error{'' if report.error_count == 1 else 's'}"
     advice = "That is final: to have it analysed after all, submit a new job and wait for that one."
+    if report.is_completed_within(max_error_count):
+        return report.as_xcom()
     match report.status.value:
-        case "completed" if max_error_count is None or report.error_count <= max_error_count:
-            return {"job_id": report.job_id, "status": "completed", "error_count": report.error_count}
         case "completed":
             raise WasabiJobFailed(
                 f"{job} completed with {many}, and max_error_count is {max_error_count}. Look at the job's errors: "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.errors import AirError
-    from airflow_wasabi_jobs.api.models import JobReport, JobStatus
+    from airflow_wasabi_jobs.api.models import JobStatus
 
 SIGN_OF_LIFE = 600.0
 
@@ -31,17 +31,17 @@ class Story:
         self.status: JobStatus | None = None
         self.trouble: Exception | None = None
 
-    def answered(self, report: JobReport) -> None:
-        """Tell what a look brought, if it is news."""
+    def answered(self, status: JobStatus, error_count: int | None = None) -> None:
+        """Tell what a look brought, if it is news. A list does not tell how many errors a job has."""
         self.trouble = None
         if self._failed_looks:
             self._tell("Job %s: the API answers again. Looks without an answer: %d.", self._failed_looks)
             self._failed_looks = 0
-        if report.status != self.status:
-            self.status = report.status
-            self._tell("Job %s: %s (errors: %d).", report.status.value, report.error_count)
+        if status != self.status:
+            self.status = status
+            self._tell("Job %s: %s%s.", status.value, "" if error_count is None else f" (errors: {error_count})")
         elif self._is_quiet():
-            self._tell("Job %s: still %s, %.0f minutes into this wait.", report.status.value, self._minutes())
+            self._tell("Job %s: still %s, %.0f minutes into this wait.", status.value, self._minutes())
 
     def troubled(self, error: AirError) -> None:
         """Tell that a look failed in a way that may pass, if it is news."""

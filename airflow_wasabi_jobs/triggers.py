@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
+import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_wasabi_jobs.api import errors
 from airflow_wasabi_jobs.story import Story
 
-LONGEST_PAUSE = 15 * 60.0
+if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.models import JobReport
+
+
+_LOADED = {"airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.watch"}
 
 
 class WasabiJobTrigger(BaseTrigger):
@@ -30,6 +36,9 @@ class WasabiJobTrigger(BaseTrigger):
     :param poke_interval: seconds between two looks, more than 0.
     :param exponential_backoff: whether the intervals grow, as a sensor's with the same argument do.
     :param max_wait: the longest interval in seconds, if they grow. Default: no limit.
+    :param end_from_trigger: whether a job that completed well ends the task right here, without a worker:
+        the event is a ``TaskSuccessEvent`` with the report as XCom then.
+    :param max_error_count: how many errors a completed job may have to end the task here. Default: any number.
     :raises ValueError: if an interval is not positive.
     """
 
@@ -40,6 +49,9 @@ class WasabiJobTrigger(BaseTrigger):
         poke_interval: float,
         exponential_backoff: bool = False,
         max_wait: float | None = None,
+        *,
+        end_from_trigger: bool = False,
+        max_error_count: int | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Airflow's own, and untyped
         if poke_interval <= 0:
@@ -51,6 +63,8 @@ class WasabiJobTrigger(BaseTrigger):
         self.poke_interval = poke_interval
         self.exponential_backoff = exponential_backoff
         self.max_wait = max_wait
+        self.end_from_trigger = end_from_trigger
+        self.max_error_count = max_error_count
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class's path and the arguments that make this trigger again."""
@@ -62,34 +76,55 @@ class WasabiJobTrigger(BaseTrigger):
                 "poke_interval": self.poke_interval,
                 "exponential_backoff": self.exponential_backoff,
                 "max_wait": self.max_wait,
+                "end_from_trigger": self.end_from_trigger,
+                "max_error_count": self.max_error_count,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the job at each interval until there is something to tell."""
-        import msgspec
+        # The place at the watch is given up before: Airflow may never come back for more than the event.
+        yield await self._wait()
 
+    async def _wait(self) -> TriggerEvent:
+        if not sys.modules.keys() >= _LOADED:
+            # To load them takes longer than an event loop may stand still.
+            for module in _LOADED:
+                await asyncio.to_thread(importlib.import_module, module)
+        from airflow_wasabi_jobs.api.models import JobReport
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
+        from airflow_wasabi_jobs.watch import waiting
 
-        hook = WasabiJobsHook(self.wasabi_conn_id)
         story = Story(self.log, self.job_id)
-        poke_count, asked_pause = 1, 0.0
-        while True:
-            await asyncio.sleep(max(self._interval(poke_count), asked_pause))
-            poke_count, asked_pause = poke_count + 1, 0.0
+        async with waiting(self.wasabi_conn_id, lambda: WasabiJobsHook(self.wasabi_conn_id).aread_settings()) as seat:
+            poke_count = 0
+            while True:
+                poke_count += 1
+                interval = self._interval(poke_count)
+                try:
+                    seen = await seat.look(self.job_id, interval, in_step=not self.exponential_backoff)
+                except errors.AirError as error:
+                    if not error.is_passing:
+                        return TriggerEvent({"job_id": self.job_id, "error": errors.to_event(error)})
+                    story.troubled(error)
+                    continue
+                if not isinstance(seen, JobReport):
+                    story.answered(seen)
+                    continue
+                story.answered(seen.status, seen.error_count)
+                if seen.status.is_final:
+                    return await self._end(seen)
+
+    async def _end(self, report: JobReport) -> TriggerEvent:
+        told = report.as_xcom()
+        if self.end_from_trigger and report.is_completed_within(self.max_error_count):
             try:
-                report = await hook.aget_job_status(self.job_id)
-            except errors.AirError as error:
-                if not error.is_passing:
-                    yield TriggerEvent({"job_id": self.job_id, "error": errors.to_event(error)})
-                    return
-                story.troubled(error)
-                asked_pause = min(error.retry_after or 0.0, LONGEST_PAUSE)
-                continue
-            story.answered(report)
-            if report.status.is_final:
-                yield TriggerEvent(msgspec.to_builtins(report))
-                return
+                return TaskSuccessEvent(xcoms=await _pushed(self.task_instance, told))
+            except Exception:
+                self.log.exception(
+                    "Job %s: the XCom can't be pushed from here, so a worker ends the task.", self.job_id
+                )
+        return TriggerEvent(told)
 
     def _interval(self, poke_count: int) -> float:
         """Return the seconds to wait after that many looks, by the rule of ``BaseSensorOperator``."""
@@ -99,3 +134,17 @@ class WasabiJobTrigger(BaseTrigger):
         shortest = max(int(self.poke_interval * 2 ** min(poke_count - 2, 64)), 1)
         interval = float(shortest + random.randrange(shortest))  # noqa: S311 - spreads the looks, guards nothing
         return min(self.max_wait, interval) if self.max_wait else interval
+
+
+async def _pushed(ti: Any, told: dict[str, Any]) -> dict[str, Any] | None:
+    """Push the XCom, or return it for the event to carry."""
+    try:
+        from airflow.sdk.execution_time.xcom import XCom
+    except ImportError:
+        return {"return_value": told}
+    # What an event carries is encoded twice by Airflow 3, and pulled as a text.
+    from asgiref.sync import sync_to_async
+
+    identity = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    await sync_to_async(XCom.set)(key="return_value", value=told, **identity)
+    return None

@@ -194,7 +194,7 @@ class TestWait:
     def test_what_passes_ends_nothing(
         self, waits: Any, monkeypatch: Any, mode: str, before: list[bytes], trouble: Any, flag: str | None
     ) -> None:
-        monkeypatch.setattr("airflow_wasabi_jobs.triggers.LONGEST_PAUSE", 0.1)
+        monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.LONGEST_PAUSE", 0.1)
 
         xcom = waits(mode, *before, trouble, trouble, report("completed"), **({flag: True} if flag else {}))
 
@@ -356,10 +356,36 @@ class TestDeferring:
                 "poke_interval": 7.0,
                 "exponential_backoff": True,
                 "max_wait": 90.0,
+                "end_from_trigger": False,
+                "max_error_count": None,
             },
         )
         assert task.method_name == "execute_complete"
         assert 3590 < task.timeout.total_seconds() <= 3600
+
+    @pytest.mark.parametrize(
+        ("arguments", "ends", "max_error_count"),
+        [
+            ({"end_from_trigger": True}, True, None),
+            ({"end_from_trigger": True, "max_error_count": 3}, True, 3),
+            ({"end_from_trigger": True, "do_xcom_push": False}, False, None),
+            ({"max_error_count": 3}, False, 3),
+        ],
+    )
+    def test_who_ends_the_task(self, connect: Any, arguments: Any, ends: bool, max_error_count: int | None) -> None:
+        with Loopback(report("in_progress")) as server:
+            connect(server.url)
+            task = deferred(WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **arguments))
+
+        assert (task.trigger.end_from_trigger, task.trigger.max_error_count) == (ends, max_error_count)
+
+    def test_dag_test_hands_over_a_string(self, connect: Any) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, end_from_trigger=True)
+        with Loopback(report("completed", 1)) as server:
+            connect(server.url)
+            xcom = sensor.resume_execution("execute_complete", {"event": "success"}, {})
+
+        assert xcom == {"job_id": "12345", "status": "completed", "error_count": 1}
 
     def test_silent_fail_does_not_start_the_time_anew(self, connect: Any) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True, timeout=3600)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_wasabi_jobs.api.errors import ServerTrouble
-from airflow_wasabi_jobs.api.models import JobReport, JobStatus
+from airflow_wasabi_jobs.api.models import JobStatus
 from airflow_wasabi_jobs.story import SIGN_OF_LIFE, Story
 
 
@@ -21,8 +21,8 @@ class Teller:
         self.caplog = caplog
         self.story = Story(logging.getLogger("story"), "12345", clock=lambda: self.now)
 
-    def sees(self, status: JobStatus, error_count: int = 0) -> list[str]:
-        return self._new(lambda: self.story.answered(JobReport("12345", status, error_count)))
+    def sees(self, status: JobStatus, error_count: int | None = 0) -> list[str]:
+        return self._new(lambda: self.story.answered(status, error_count))
 
     def fails(self) -> list[str]:
         return self._new(lambda: self.story.troubled(ServerTrouble("It is not well.")))
@@ -82,3 +82,7 @@ def test_a_sign_of_life_in_trouble(teller: Teller) -> None:
     teller.now += SIGN_OF_LIFE
     assert teller.fails() == ["INFO: Job 12345: still no answer, 20 minutes into this wait."]
     assert teller.fails() == []
+
+
+def test_a_list_tells_no_errors(teller: Teller) -> None:
+    assert teller.sees(JobStatus.PREFLIGHT, None) == ["INFO: Job 12345: preflight."]

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from loopback import Loopback, answer, json_answer, late, report
 from waiting import first_event, sent_through_airflow
 
 from airflow_wasabi_jobs.api import errors
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
-from airflow_wasabi_jobs.triggers import LONGEST_PAUSE, WasabiJobTrigger
+from airflow_wasabi_jobs.triggers import WasabiJobTrigger
+from airflow_wasabi_jobs.watch import Seat
 
 
 @pytest.fixture
@@ -27,16 +29,16 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let the trigger's waits pass at once, and note how long they would have been."""
-    taken: list[float] = []
-    sleep = asyncio.sleep
+def intervals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
+    """Let the intervals pass at once, and note how long they would have been, and whether in step with others."""
+    taken: list[tuple[float, bool]] = []
+    look = Seat.look
 
-    async def nap(seconds: float) -> None:
-        taken.append(seconds)
-        await sleep(0)
+    async def look_soon(seat: Seat, job_id: str, interval: float, *, in_step: bool) -> Any:
+        taken.append((interval, in_step))
+        return await look(seat, job_id, 0.01, in_step=in_step)
 
-    monkeypatch.setattr("airflow_wasabi_jobs.triggers.asyncio.sleep", nap)
+    monkeypatch.setattr(Seat, "look", look_soon)
     return taken
 
 
@@ -45,7 +47,7 @@ def trigger(**arguments: Any) -> WasabiJobTrigger:
 
 
 def fired(made: WasabiJobTrigger) -> Any:
-    return asyncio.run(asyncio.wait_for(first_event(made), 10))
+    return asyncio.run(asyncio.wait_for(first_event(made), 10)).payload
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
@@ -91,42 +93,19 @@ def test_intervals_must_be_positive(arguments: Any) -> None:
         trigger(**arguments)
 
 
-def test_it_never_looks_in_its_first_instant(connect: Any, naps: list[float]) -> None:
-    with Loopback(report("completed")) as server:
-        connect(server.url)
-        fired(trigger(poke_interval=60))
-
-    assert naps == [60]
-
-
-def test_it_looks_at_each_interval(connect: Any, naps: list[float]) -> None:
+def test_it_looks_at_each_interval(connect: Any, intervals: list[tuple[float, bool]]) -> None:
     with Loopback(*[report("in_progress")] * 3, report("completed")) as server:
         connect(server.url)
         fired(trigger(poke_interval=60))
 
-    assert naps == [60] * 4
+    assert intervals == [(60, True)] * 4
     assert len(server.requests) == 4
-
-
-@pytest.mark.parametrize("code", [429, 503])
-@pytest.mark.parametrize(
-    ("asked", "kept"),
-    [("120", 120), ("1", 60), ("86400", LONGEST_PAUSE), ("9" * 30, LONGEST_PAUSE), ("soon", 60), ("-5", 60)],
-)
-def test_it_keeps_the_pause_that_is_asked_for(
-    connect: Any, naps: list[float], code: int, asked: str, kept: float
-) -> None:
-    with Loopback(answer(code, Retry_After=asked), report("in_progress"), report("completed")) as server:
-        connect(server.url)
-        fired(trigger(poke_interval=60))
-
-    assert naps == [60, kept, 60]
 
 
 @pytest.mark.parametrize("poke_interval", [0.5, 1, 7, 60])
 @pytest.mark.parametrize("max_wait", [None, 0, 100])
 def test_growing_intervals_are_those_of_a_poking_sensor(
-    connect: Any, naps: list[float], poke_interval: float, max_wait: float | None
+    connect: Any, intervals: list[tuple[float, bool]], poke_interval: float, max_wait: float | None
 ) -> None:
     looks = 9
     with Loopback(*[report("in_progress")] * (looks - 1), report("completed")) as server:
@@ -136,10 +115,12 @@ def test_growing_intervals_are_those_of_a_poking_sensor(
     sensor = BaseSensorOperator(
         task_id="wait", poke_interval=poke_interval, exponential_backoff=True, max_wait=max_wait, timeout=10**6
     )
-    for poke_count, nap in enumerate(naps, start=1):
+    assert len(intervals) == looks
+    for poke_count, (interval, in_step) in enumerate(intervals, start=1):
         # Airflow's jitter is anything between a shortest interval and twice that, by a hash of when the wait began.
         airflow = [sensor._get_next_poke_interval(began, lambda: 0.0, poke_count) for began in range(300)]
-        assert min(airflow) / 1.1 <= nap <= max(airflow) * 1.1
+        assert min(airflow) / 1.1 <= interval <= max(airflow) * 1.1
+        assert not in_step
 
 
 def test_growing_intervals_are_spread() -> None:
@@ -147,6 +128,55 @@ def test_growing_intervals_are_spread() -> None:
 
     intervals = {made._interval(10) for _ in range(100)}
     assert max(intervals) / min(intervals) > 1.5
+
+
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What goes to Airflow's XComs: with the event, or from Airflow 3 on before it."""
+    values: list[Any] = []
+
+    async def push(_: Any, told: Any) -> None:
+        values.append(told)
+
+    monkeypatch.setattr("airflow_wasabi_jobs.triggers._pushed", push)
+    return values
+
+
+class TestEndFromTrigger:
+    @pytest.mark.parametrize("max_error_count", [None, 2])
+    def test_a_job_that_completed_well_ends_the_task(
+        self, connect: Any, pushed: list[Any], max_error_count: int | None
+    ) -> None:
+        with Loopback(report("in_progress"), report("completed", 2)) as server:
+            connect(server.url)
+            made = trigger(end_from_trigger=True, max_error_count=max_error_count)
+            event = asyncio.run(asyncio.wait_for(first_event(sent_through_airflow(made)), 10))
+
+        assert isinstance(event, TaskSuccessEvent)
+        assert pushed == [{"job_id": "12345", "status": "completed", "error_count": 2}]
+
+    def test_without_a_way_to_push_it_is_for_a_worker(self, connect: Any, monkeypatch: Any) -> None:
+        async def broken(*_: Any) -> None:
+            raise RuntimeError("no way")
+
+        monkeypatch.setattr("airflow_wasabi_jobs.triggers._pushed", broken)
+        with Loopback(report("completed", 2)) as server:
+            connect(server.url)
+            event = asyncio.run(asyncio.wait_for(first_event(trigger(end_from_trigger=True)), 10))
+
+        assert type(event) is TriggerEvent
+        assert event.payload == {"job_id": "12345", "status": "completed", "error_count": 2}
+
+    @pytest.mark.parametrize(
+        "last", [report("completed", 3), report("failed"), report("cancelled"), answer(404)], ids=["3", "f", "c", "404"]
+    )
+    def test_every_other_outcome_is_for_a_worker(self, connect: Any, last: bytes) -> None:
+        with Loopback(last) as server:
+            connect(server.url)
+            made = trigger(end_from_trigger=True, max_error_count=2)
+            event = asyncio.run(asyncio.wait_for(first_event(made), 10))
+
+        assert type(event) is TriggerEvent
 
 
 @pytest.mark.parametrize("what", [answer(404), answer(200, "<html>"), answer(204)])

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator, TaskDeferred
+from airflow.triggers.base import TaskSuccessEvent
 
 # Before the clock of any wait runs: the first import takes longer than the shortest time-outs of the tests.
 import airflow_wasabi_jobs.hooks  # noqa: F401
@@ -33,6 +34,7 @@ MODES = {
     "poke": {"mode": "poke"},
     "reschedule": {"mode": "reschedule"},
     "deferrable": {"deferrable": True},
+    "ended by the trigger": {"deferrable": True, "end_from_trigger": True},
 }
 TIME_IS_UP = "Trigger timeout"
 
@@ -41,6 +43,12 @@ def wait(monkeypatch: pytest.MonkeyPatch, mode: str, *, time_is_up: str = TIME_I
     """Wait in that mode until the wait ends, and return the XCom or raise what it ends with."""
     began = datetime.now(UTC)
     _first_reschedule(monkeypatch, began)
+    pushed: list[Any] = []
+
+    async def push(_: Any, told: Any) -> None:
+        pushed.append(told)
+
+    monkeypatch.setattr("airflow_wasabi_jobs.triggers._pushed", push)
     context: Any = {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: began, **_IDENTITY)}
     sensor = WasabiJobSensor(
         **{"task_id": "wait", "job_id": "12345", "poke_interval": 0.05, "timeout": 5, **MODES[mode], **arguments}
@@ -56,6 +64,8 @@ def wait(monkeypatch: pytest.MonkeyPatch, mode: str, *, time_is_up: str = TIME_I
             continue
         except TaskDeferred as deferred:
             next_method, next_kwargs = _triggered(deferred, time_is_up)
+            if next_method == "":
+                return pushed.pop()
 
 
 def deferred(sensor: WasabiJobSensor) -> TaskDeferred:
@@ -72,9 +82,10 @@ def sent_through_airflow(trigger: Any) -> Any:
 
 
 async def first_event(trigger: Any) -> Any:
-    """Return the payload of the first event, as the database keeps it."""
+    """Return the first event, with what the database can keep of it."""
     async for event in trigger.run():
-        return json.loads(json.dumps(event.payload))
+        json.dumps(event.payload)
+        return event
     raise AssertionError("the trigger ended without an event")
 
 
@@ -93,7 +104,9 @@ def _triggered(deferred: TaskDeferred, time_is_up: str) -> tuple[str, dict[str, 
         return "__fail__", {"error": time_is_up}
     except Exception as error:  # noqa: BLE001 - the triggerer, too, takes whatever a trigger raises
         return "__fail__", {"error": "Trigger failure", "traceback": [repr(error)]}
-    return deferred.method_name, {**(deferred.kwargs or {}), "event": event}
+    if isinstance(event, TaskSuccessEvent):
+        return "", {}
+    return deferred.method_name, {**(deferred.kwargs or {}), "event": json.loads(json.dumps(event.payload))}
 
 
 def _first_reschedule(monkeypatch: pytest.MonkeyPatch, began: datetime) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LONGEST_PAGE = 100
+
 _SHOWN = 200
 _LONGEST_PAUSE = 1e9  # "inf" is a number too, but not one that JSON can carry
 
@@ -73,18 +75,24 @@ def job_status(job_id: str) -> Call[JobReport]:
     )
 
 
-def list_jobs(*, page_number: int = 1, page_size: int = 100) -> Call[list[Job]]:
+def list_jobs(
+    *, status: JobStatus | None = None, page_number: int = 1, page_size: int = LONGEST_PAGE
+) -> Call[list[Job]]:
     """
-    Ask for one page of the account's jobs, oldest first: ``GET /jobs``.
+    Ask for one page of the account's jobs, newest first: ``GET /jobs``.
 
+    :param status: only jobs of this status. Default: all.
     :param page_number: which page, from 1.
     :param page_size: how many jobs at most, 1 to 100. A page with fewer is the last one.
     """
-    # The page's size is always sent: the documentation names two defaults.
-    query = urlencode({"pageNumber": page_number, "pageSize": page_size})
+    # The page's size is always sent: the documentation names two defaults. Newest first, so that a job
+    # that begins meanwhile moves others to where they are seen twice, and not to where they are missed.
+    query = {"pageNumber": page_number, "pageSize": page_size, "sortBy": "Created", "sortOrder": "Desc"}
+    if status is not None:
+        query["status"] = status.value
     return Call(
         subject="a list of jobs",
-        path=f"/jobs?{query}",
+        path=f"/jobs?{urlencode(query)}",
         read=_read_list,
         missing="This is not the address of an AiR Jobs API: check the host, and the path behind it.",
     )
@@ -178,9 +186,11 @@ def _read_report(job_id: str, body: bytes) -> JobReport:
 
 
 def _read_list(body: bytes) -> list[Job]:
-    return [
-        Job(job_id=str(record.Id), status=record.Status) for record in msgspec.json.decode(body, type=_ListBody).Records
-    ]
+    records = msgspec.json.decode(body, type=_ListBody).Records
+    return [Job(job_id=str(record.Id), status=_KNOWN.get(record.Status)) for record in records]
+
+
+_KNOWN = {status.value: status for status in JobStatus}
 
 
 def _refusal(settings: Settings, call: Call[T], answer: Answer) -> errors.AirError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -43,15 +44,23 @@ class JobReport(msgspec.Struct, frozen=True):
     status: JobStatus
     error_count: int = 0
 
+    def is_completed_within(self, max_error_count: int | None) -> bool:
+        """Whether the job completed, with at most so many errors, or any number of them."""
+        return self.status is JobStatus.COMPLETED and (max_error_count is None or self.error_count <= max_error_count)
+
+    def as_xcom(self) -> dict[str, Any]:
+        """Return the report as a plain dict, for an XCom or an event."""
+        return {"job_id": self.job_id, "status": self.status.value, "error_count": self.error_count}
+
 
 class Job(msgspec.Struct, frozen=True):
     """
     A job as a list shows it.
 
     :param job_id: the job's id.
-    :param status: the status as the API wrote it. A list is a hint and may be out of date, so it is
-        not checked against :class:`JobStatus`: only the job's own report counts.
+    :param status: where the job stands, or None if the list says what nobody knows. It may be out of
+        date: a list is a hint, and only the job's own report counts.
     """
 
     job_id: str
-    status: str
+    status: JobStatus | None

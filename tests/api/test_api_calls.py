@@ -54,8 +54,12 @@ def test_an_id_is_one_segment_of_the_path(ask, prefix, job_id, segment):
 @pytest.mark.parametrize(
     ("page", "query"),
     [
-        ({}, "pageNumber=1&pageSize=100"),
-        ({"page_number": 3, "page_size": 25}, "pageNumber=3&pageSize=25"),
+        ({}, "pageNumber=1&pageSize=100&sortBy=Created&sortOrder=Desc"),
+        ({"page_number": 3, "page_size": 25}, "pageNumber=3&pageSize=25&sortBy=Created&sortOrder=Desc"),
+        (
+            {"status": JobStatus.IN_PROGRESS},
+            "pageNumber=1&pageSize=100&sortBy=Created&sortOrder=Desc&status=in_progress",
+        ),
     ],
 )
 def test_a_list_asks_for_one_page(ask, page, query):
@@ -149,8 +153,8 @@ def test_a_list(ask):
     jobs = [{"Id": "1", "Status": "in_progress", "Name": "one"}, {"Id": 2, "Status": "Archived"}]
     with Loopback(json_answer({"Records": jobs, "Total": 2})) as server:
         assert ask(server, calls.list_jobs()) == [
-            Job(job_id="1", status="in_progress"),
-            Job(job_id="2", status="Archived"),
+            Job(job_id="1", status=JobStatus.IN_PROGRESS),
+            Job(job_id="2", status=None),
         ]
 
 

@@ -838,6 +838,7 @@ def test_nothing_is_left_open(settings, no_pause, tls, ca_file, script, options,
             with contextlib.suppress(errors.AirError):
                 await jobs.send(STATUS)
 
+    gc.collect()  # what other tests left is not this one's
     with_tls, with_proxy = "tls" in way, "proxy" in way
     scripts = [tunnel(tls), script] if way == "proxy and tls" else [script]
     options = options if "not verify" in way else {**options, "verify": ca_file}

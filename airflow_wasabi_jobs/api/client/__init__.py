@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiohttp
+import msgspec
 import requests
 import tenacity
 import urllib3.exceptions
@@ -62,7 +63,7 @@ class JobsClient:
         :raises AirError: if no try brought the result; the last one's.
         """
         deadline = time.monotonic() + self.settings.look_timeout
-        result: T = tenacity.Retrying(**_policy(self.settings))(self._try, call, deadline)
+        result: T = tenacity.Retrying(**retry_policy(self.settings))(self._try, call, deadline)
         return result
 
     def _try(self, call: calls.Call[T], deadline: float) -> T:
@@ -134,17 +135,26 @@ class AsyncJobsClient:
         :raises AirError: if no try brought the result; the last one's.
         """
         deadline = time.monotonic() + self._settings.look_timeout
-        return await tenacity.AsyncRetrying(**_policy(self._settings))(self._try, call, deadline)
+        return await tenacity.AsyncRetrying(**retry_policy(self._settings))(self.attempt, call, deadline)
 
-    async def _try(self, call: calls.Call[T], deadline: float) -> T:
-        connect, read = _time_outs(self._settings, deadline - time.monotonic())
+    async def attempt(self, call: calls.Call[T], deadline: float, name: str | None = None) -> T:
+        """
+        Send the call once, and return its result.
+
+        :param call: what to ask.
+        :param deadline: when the look must be over, on the monotonic clock.
+        :param name: what to call the settings in a message, if not by their own name.
+        :raises AirError: if it did not bring the result.
+        """
+        settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings
+        connect, read = _time_outs(settings, deadline - time.monotonic())
         try:
             async with (
                 asyncio.timeout(connect) as time_out,
                 self._session.get(
                     # Encoded as it is: aiohttp would take the encoding off some of an id's characters.
-                    yarl.URL(self._settings.base_url + call.path, encoded=True),
-                    headers=calls.headers(self._settings),
+                    yarl.URL(settings.base_url + call.path, encoded=True),
+                    headers=calls.headers(settings),
                     allow_redirects=False,
                     proxy=self._proxy,
                     trace_request_ctx=(time_out, read),
@@ -153,11 +163,11 @@ class AsyncJobsClient:
                 body = bytearray()
                 async for chunk in response.content.iter_chunked(_CHUNK):
                     body += chunk
-                    _check_length(self._settings, call, body)
+                    _check_length(settings, call, body)
                 answer = calls.Answer(response.status, response.headers, bytes(body))
         except (aiohttp.ClientError, OSError, UnicodeError) as cause:
-            raise no_answer(self._settings, call, cause) from calls.clean(self._settings, cause)
-        return calls.read(self._settings, call, answer)
+            raise no_answer(settings, call, cause) from calls.clean(settings, cause)
+        return calls.read(settings, call, answer)
 
 
 async def _answer_begins(_session: aiohttp.ClientSession, ctx: SimpleNamespace, _params: Any) -> None:
@@ -165,7 +175,8 @@ async def _answer_begins(_session: aiohttp.ClientSession, ctx: SimpleNamespace, 
     time_out.reschedule(asyncio.get_running_loop().time() + read)
 
 
-def _policy(settings: Settings) -> dict[str, Any]:
+def retry_policy(settings: Settings) -> dict[str, Any]:
+    """Return how often and when a call is tried again within one look, as the arguments of tenacity's retrying."""
     return {
         "retry": tenacity.retry_if_exception(lambda error: isinstance(error, errors.AirError) and error.is_passing),
         "wait": _pause,
