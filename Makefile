@@ -7,13 +7,14 @@ VENV := .venv/airflow-$(AIRFLOW)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint airflow clean
+.PHONY: help demo test lint bench airflow clean
 
 help:
 	@echo "make demo     watch a DAG wait for jobs: an emulated API, no account needed"
 	@echo "make airflow  the same in Airflow's own pages, until Ctrl-C (PORT=8080)"
 	@echo "make test     run the tests"
 	@echo "make lint     run the linters"
+	@echo "make bench    measure what waits cost, and parsing (half an hour)"
 	@echo "make clean    remove what the others made"
 	@echo
 	@echo "AIRFLOW=2.11 make ... does it with that Airflow. There are: $(AVAILABLE)"
@@ -28,6 +29,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/bench_parsing.py
+	$(BIN)/python tests/benchmarks/bench_watch.py
+	$(BIN)/python tests/benchmarks/bench_watch.py --counts 1000 --kinds watch --behaviour '{"rate_limit_per_minute": 1000}'
+	$(BIN)/python tests/benchmarks/bench_watch.py --kinds watch --behaviour '{"error_rate": 0.05}'
 
 airflow: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo.standalone --home .airflow/$(AIRFLOW) --dags example_dags --port $(PORT)

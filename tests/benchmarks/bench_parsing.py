@@ -1,0 +1,45 @@
+"""What ``import airflow_wasabi_jobs.sensors`` adds to a DAG file that imports a sensor's base class already."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+RUNS = 15
+MEASURE = """
+import time
+from airflow.providers.common.compat.sdk import BaseSensorOperator
+began = time.perf_counter()
+import {module}
+print("TOOK", time.perf_counter() - began)
+"""
+MODULES = ["airflow_wasabi_jobs.sensors", "airflow.providers.standard.sensors.time", "airflow_wasabi_jobs.hooks"]
+
+
+def took(module: str, home: str) -> float | None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MEASURE.format(module=module)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "AIRFLOW_HOME": home, "PYTHONDONTWRITEBYTECODE": ""},
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("TOOK")]
+    return float(lines[0].split()[1]) * 1000 if lines else None
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as home:
+        print(f"import, milliseconds, medians of {RUNS} fresh interpreters")
+        for module in MODULES:
+            # The first one writes the bytecode.
+            times = [took(module, home) for _ in range(RUNS + 1)][1:]
+            known = [time for time in times if time is not None]
+            print(f"{module:44}{statistics.median(known) if known else float('nan'):10.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""
+The emulated API for a benchmark, in a process of its own: N jobs that end 10 to 30 seconds after the start.
+
+Prints its URL when it listens, and at the end a line of JSON: each request's time and kind, and when each job ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+
+import msgspec
+from aiohttp import web
+
+from airflow_wasabi_jobs.emulator.jobs import EmulatedJobs
+from airflow_wasabi_jobs.emulator.server import Behaviour, application
+
+
+async def serve(count: int, behaviour: Behaviour) -> None:
+    chance = random.Random(0)
+    jobs = EmulatedJobs(time.time, speed=1.0)
+    requests: list[tuple[float, str]] = []
+
+    def tell(line: str) -> None:
+        _, path, code = line.split()
+        requests.append((time.time(), f"{'status' if path.endswith('/status') else 'list'} {code}"))
+
+    runner = web.AppRunner(application(behaviour, tell=tell, jobs=jobs), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+    await site.start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, sys.stdin.readline)  # the start
+    for number in range(count):
+        jobs.find_or_begin(f"completes-after-{10 + 20 * chance.random():.0f}-seconds-{number}")
+    print(json.dumps([job.job_id for job in jobs]), flush=True)
+    await loop.run_in_executor(None, sys.stdin.readline)  # the end
+    ends = {job.job_id: job.born + job.fate.seconds for job in jobs}
+    print(json.dumps({"requests": requests, "ends": ends}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Behaviour)))
