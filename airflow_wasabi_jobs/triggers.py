@@ -29,7 +29,8 @@ class WasabiJobTrigger(BaseTrigger):
     The event of an error that ends the wait is ``{"job_id", "error"}``, for
     :func:`airflow_wasabi_jobs.api.errors.from_event`. Passing trouble fires nothing: the wait goes on.
 
-    The first look comes after the first interval: who defers to this trigger has just looked.
+    Waits of the same ``poke_interval`` are looked at together, so the first look comes after half an interval
+    to one and a half, and never at once: who defers to this trigger has just looked.
 
     :param job_id: the job's id.
     :param wasabi_conn_id: the connection's id. The keys themselves are no argument: they never leave the connection.

@@ -453,7 +453,7 @@ class TestTrouble:
         async def run() -> None:
             async with account(running(12)) as api:
                 waits = Waits(api)
-                waits.read = lambda: _settings_with_a_missing_bundle(api)  # type: ignore[method-assign]
+                waits.read = lambda: _settings_with_a_missing_bundle(api)
                 outcomes = await asyncio.gather(*waits.begin(*api.jobs), return_exceptions=True)
 
             assert {type(outcome) for outcome in outcomes} == {errors.InvalidSettings}
@@ -472,7 +472,7 @@ class TestTrouble:
                     await asyncio.sleep(0.01)
                     raise errors.InvalidSettings("There is no such connection.")
 
-                waits.read = gone  # type: ignore[method-assign]
+                waits.read = gone
                 outcomes = await asyncio.gather(*waits.begin(*api.jobs), return_exceptions=True)
 
             assert {type(outcome) for outcome in outcomes} == {errors.InvalidSettings}

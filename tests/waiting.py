@@ -22,7 +22,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, TaskDeferred
 from airflow.triggers.base import TaskSuccessEvent
 
 # Before the clock of any wait runs: the first import takes longer than the shortest time-outs of the tests.
-import airflow_wasabi_jobs.hooks  # noqa: F401
+import airflow_wasabi_jobs.hooks  # noqa: F401 - loaded here for that alone
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 try:

@@ -119,7 +119,7 @@ class AsyncJobsClient:
             trace_configs=[clock],
         )
         # aiohttp would send a request twice of its own accord, which is not ours to count or to bound.
-        self._session._retry_connection = False  # noqa: SLF001
+        self._session._retry_connection = False  # noqa: SLF001 - there is no other way
         return self
 
     async def __aexit__(self, *_: object) -> None:

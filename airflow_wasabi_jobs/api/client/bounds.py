@@ -30,7 +30,7 @@ class _Answer(http.client.HTTPResponse):
 
     def _read_status(self) -> Any:
         try:
-            return super()._read_status()  # type: ignore[misc]
+            return super()._read_status()  # type: ignore[misc] # not in the stubs
         except http.client.BadStatusLine:
             if self._clocked.ended:
                 raise http.client.RemoteDisconnected("the answer ended within its first line") from None
