@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_wasabi_jobs.api import errors
-from airflow_wasabi_jobs.story import Story
+from airflow_wasabi_jobs.story import SIGN_OF_LIFE, Story
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.models import JobReport
@@ -94,16 +94,19 @@ class WasabiJobTrigger(BaseTrigger):
                 await asyncio.to_thread(importlib.import_module, module)
         from airflow_wasabi_jobs.api.models import JobReport
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
-        from airflow_wasabi_jobs.watch import waiting
+        from airflow_wasabi_jobs.watch import Seat
 
-        story = Story(self.log, self.job_id)
-        async with waiting(self.wasabi_conn_id, lambda: WasabiJobsHook(self.wasabi_conn_id).aread_settings()) as seat:
+        # One logger for all: what tells whose line it is, is the context that Airflow runs each trigger in.
+        story = Story(self.logger(), self.job_id)
+        async with Seat(self.wasabi_conn_id, WasabiJobsHook(self.wasabi_conn_id).aread_settings) as seat:
             poke_count = 0
             while True:
                 poke_count += 1
                 interval = self._interval(poke_count)
                 try:
-                    seen = await seat.look(self.job_id, interval, in_step=not self.exponential_backoff)
+                    seen = await seat.look(
+                        self.job_id, interval, in_step=not self.exponential_backoff, quiet_for=SIGN_OF_LIFE
+                    )
                 except errors.AirError as error:
                     if not error.is_passing:
                         return TriggerEvent({"job_id": self.job_id, "error": errors.to_event(error)})

@@ -34,9 +34,9 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
     taken: list[tuple[float, bool]] = []
     look = Seat.look
 
-    async def look_soon(seat: Seat, job_id: str, interval: float, *, in_step: bool) -> Any:
+    async def look_soon(seat: Seat, job_id: str, interval: float, *, in_step: bool, quiet_for: float) -> Any:
         taken.append((interval, in_step))
-        return await look(seat, job_id, 0.01, in_step=in_step)
+        return await look(seat, job_id, 0.01, in_step=in_step, quiet_for=quiet_for)
 
     monkeypatch.setattr(Seat, "look", look_soon)
     return taken
@@ -194,7 +194,7 @@ def test_an_event_can_be_stored_in_any_database(connect: Any) -> None:
 
 def test_it_tells_its_story_and_reads_the_connection_once(connect: Any, monkeypatch: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(WasabiJobTrigger, "log", logging.getLogger("trigger"))
+    monkeypatch.setattr(WasabiJobTrigger, "_log", logging.getLogger("trigger"))
     looked_up = []
     settings_of = WasabiJobsHook._settings_of
     monkeypatch.setattr(WasabiJobsHook, "_settings_of", lambda *of: looked_up.append(1) or settings_of(*of))

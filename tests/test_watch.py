@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import warnings
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -27,9 +28,11 @@ class Waits:
     def __init__(self, api: Account, conn_id: str = "wasabi", interval: float = INTERVAL, **settings: Any) -> None:
         self.api = api
         self.interval = interval
+        self.quiet_for = 600.0
         self.conn_id = conn_id
         self.changes = settings
         self.look_ups = 0
+        self.told: list[Any] = []
         self.ends: dict[str, float] = {}
 
     async def read(self) -> Settings:
@@ -38,14 +41,15 @@ class Waits:
         return self.api.settings(f"connection {self.conn_id!r}", **self.changes)
 
     async def wait(self, job_id: str) -> JobReport:
-        async with watch.waiting(self.conn_id, self.read) as seat:
+        async with watch.Seat(self.conn_id, self.read) as seat:
             while True:
                 try:
-                    seen = await seat.look(job_id, self.interval, in_step=True)
+                    seen = await seat.look(job_id, self.interval, in_step=True, quiet_for=self.quiet_for)
                 except errors.AirError as error:
                     if not error.is_passing:
                         raise
                     continue
+                self.told.append(seen)
                 if isinstance(seen, JobReport) and seen.status.is_final:
                     self.ends[job_id] = asyncio.get_running_loop().time()
                     return seen
@@ -247,6 +251,7 @@ def test_a_list_changes_no_outcome_and_delays_none(lists: Any) -> None:
 
 def test_a_list_that_is_out_of_date_for_ever_delays_for_some_looks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "LONGEST_HEARSAY", 4)
+    monkeypatch.setattr(poller, "LONGEST_HEARSAY", 4)
     stale = [{"Id": job_id, "Status": "in_progress"} for job_id in running(30)]
 
     async def stale_list(*_: Any) -> Any:
@@ -257,6 +262,58 @@ def test_a_list_that_is_out_of_date_for_ever_delays_for_some_looks_only(monkeypa
             assert len(await all_of(Waits(api).begin(*api.jobs))) == 30
 
     asyncio.run(run())
+
+
+class TestNews:
+    def test_a_wait_is_told_what_changed_and_nothing_else(self) -> None:
+        async def run() -> None:
+            async with account(running(30, "submitted")) as api:
+                waits = Waits(api)
+                tasks = waits.begin(*api.jobs)
+                for status in ("submitted", "in_progress"):
+                    api.jobs |= running(30, status)
+                    listed = api.count["list"]
+                    await until(lambda listed=listed: api.count["list"] >= listed + 12)
+                api.jobs |= running(30, "completed")
+                await all_of(tasks)
+
+            assert Counter(getattr(seen, "status", seen) for seen in waits.told) == {
+                "submitted": 30,
+                "in_progress": 30,
+                "completed": 30,
+            }
+
+        asyncio.run(run())
+
+    def test_a_wait_is_told_now_and_then_that_nothing_changed(self) -> None:
+        async def run() -> None:
+            async with account(running(30)) as api:
+                waits = Waits(api)
+                waits.quiet_for = 3 * INTERVAL
+                tasks = waits.begin(*api.jobs)
+                await until(lambda: len(waits.told) >= 90)
+                looks = len({round((at - api.asked[0][0]) / INTERVAL) for at, _ in api.asked})
+                assert looks >= 7
+                api.jobs |= running(30, "completed")
+                await all_of(tasks)
+
+        asyncio.run(run())
+
+    def test_keys_that_changed_long_after_the_last_news(self) -> None:
+        async def run() -> None:
+            async with account(running(30)) as api:
+                waits = Waits(api)
+                tasks = waits.begin(*api.jobs)
+                for key in ("the-second", "the-third"):
+                    listed = api.count["list"]
+                    await until(lambda listed=listed: api.count["list"] >= listed + 9)
+                    api.secret_key = f"secret-of-the-account-{key}"
+                listed = api.count["list"]
+                await until(lambda: api.count["list"] >= listed + 9)
+                api.jobs |= running(30, "completed")
+                assert {report.status for report in await all_of(tasks)} == {"completed"}
+
+        asyncio.run(run())
 
 
 class TestCost:
@@ -297,7 +354,7 @@ class TestCost:
                 seen = []
 
                 async def look(job_id: str) -> None:
-                    async with watch.waiting("wasabi", Waits(api).read) as seat:
+                    async with watch.Seat("wasabi", Waits(api).read) as seat:
                         seen.extend([await seat.look(job_id, INTERVAL, in_step=True) for _ in range(looks)])
 
                 await asyncio.gather(*(look(job_id) for job_id in running(count)))

@@ -13,40 +13,54 @@ import asyncio
 import copy
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from airflow_wasabi_jobs.api import errors
 from airflow_wasabi_jobs.api.models import JobReport, JobStatus
-from airflow_wasabi_jobs.watch.poller import Look, Watch
+from airflow_wasabi_jobs.watch.poller import LONGEST_HEARSAY, Look, Watch
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
 
 ReadSettings = Callable[[], Awaitable["Settings"]]
 
-# After so many looks by list a wait is asked for in person, be the list as it may: it could be out of date for ever.
-LONGEST_HEARSAY = 100
-
 
 class Seat:
-    """One wait's place at the watch."""
+    """
+    One wait's place at the watch of the account that a connection leads to, for as long as the ``async with`` lasts.
 
-    def __init__(self, room: _Room, connection: _Connection) -> None:
-        self._room = room
-        self._connection = connection
+    :param conn_id: the connection's id: all waits on it share one look-up, and one more after a 401.
+    :param read_settings: looks the connection up.
+    """
+
+    def __init__(self, conn_id: str, read_settings: ReadSettings) -> None:
+        loop = asyncio.get_running_loop()
+        self._room = _rooms.setdefault(loop, _Room())
+        self._connection = self._room.connections.setdefault(conn_id, _Connection(conn_id, read_settings))
         self._watch: Watch | None = None
         self._last: JobStatus | None = None
-        self._began = asyncio.get_running_loop().time()
+        self._began = loop.time()
         self._looks = 0
         # Not all that began together are asked for in person together.
         self._hearsay = -random.randrange(LONGEST_HEARSAY)  # noqa: S311 - spreads requests, guards nothing
 
-    async def look(self, job_id: str, interval: float, *, in_step: bool) -> JobReport | JobStatus:
+    async def __aenter__(self) -> Self:
+        self._connection.waits += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._connection.waits -= 1
+        if not self._connection.waits:
+            del self._room.connections[self._connection.conn_id]
+        if not self._room.connections:
+            del _rooms[asyncio.get_running_loop()]
+        await self._leave()
+
+    async def look(self, job_id: str, interval: float, *, in_step: bool, quiet_for: float = 0) -> JobReport | JobStatus:
         """
         Wait for the interval, then see where the job stands.
 
@@ -54,6 +68,7 @@ class Seat:
         :param interval: seconds to wait.
         :param in_step: whether to look when the other waits of the same interval do. The first look
             comes after half an interval to one and a half, then.
+        :param quiet_for: seconds for which to go on looking, in step, while a list tells what is known already.
         :return: the job's own report; or, while it runs, the status that a list tells.
         :raises AirError: what the job's own status call ended with, or the connection's error.
         """
@@ -61,69 +76,45 @@ class Seat:
         now = asyncio.get_running_loop().time()
         due = watch.next_step(interval, first=not self._looks) if in_step else now + interval
         self._looks += 1
+        look = self._asking(job_id, interval, due, quiet_until=now + quiet_for if in_step else now)
         try:
-            seen = await watch.look(self._asking(job_id, interval), due)
+            seen = await watch.look(look)
         except errors.Unauthorized:
-            settings = await self._connection.renewed(since=due)
+            settings = await self._connection.renewed(since=look.due)
             if _account(settings) == watch.account:
                 raise
             watch = await self._take(settings)
-            seen = await watch.look(self._asking(job_id, interval), due)
+            look = self._asking(job_id, interval, look.due, quiet_until=now)
+            seen = await watch.look(look)
         if isinstance(seen, JobStatus):
-            self._last, self._hearsay = seen, self._hearsay + 1
+            self._last, self._hearsay = seen, look.hearsay
         else:
             self._last, self._hearsay = seen.status, 0
         return seen
 
-    async def leave(self) -> None:
-        """Give up the place. The last one who leaves closes the watch."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            await self._room.leave(watch)
-
-    def _asking(self, job_id: str, interval: float) -> Look:
+    def _asking(self, job_id: str, interval: float, due: float, quiet_until: float) -> Look:
         return Look(
             job_id=job_id,
             name=self._connection.name,
             interval=interval,
+            due=due,
             last=self._last,
-            in_person=self._hearsay >= LONGEST_HEARSAY,
+            hearsay=self._hearsay,
+            quiet_until=quiet_until,
             answer=asyncio.get_running_loop().create_future(),
         )
 
+    async def _leave(self) -> None:
+        # The last one who leaves closes the watch.
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await self._room.leave(watch)
+
     async def _take(self, settings: Settings) -> Watch:
         if self._watch is None or self._watch.account != _account(settings):
-            await self.leave()
+            await self._leave()
             self._watch = self._room.join(_account(settings))
         return self._watch
-
-
-@asynccontextmanager
-async def waiting(conn_id: str, read_settings: ReadSettings) -> AsyncIterator[Seat]:
-    """
-    Take a place at the watch of the account that a connection leads to.
-
-    :param conn_id: the connection's id: all waits on it share one look-up, and one more after a 401.
-    :param read_settings: looks the connection up.
-    """
-    loop = asyncio.get_running_loop()
-    if loop not in _rooms:
-        _rooms[loop] = _Room()
-    room = _rooms[loop]
-    if conn_id not in room.connections:
-        room.connections[conn_id] = _Connection(f"connection {conn_id!r}", read_settings)
-    connection = room.connections[conn_id]
-    connection.waits += 1
-    seat = Seat(room, connection)
-    try:
-        yield seat
-    finally:
-        connection.waits -= 1
-        if not connection.waits:
-            del room.connections[conn_id]
-        if not room.connections:
-            del _rooms[loop]
-        await seat.leave()
 
 
 class _Room:
@@ -161,8 +152,9 @@ def _account(settings: Settings) -> Settings:
 class _Connection:
     """What a connection says, for as long as somebody waits on it: looked up once, and once more after a 401."""
 
-    def __init__(self, name: str, read: ReadSettings) -> None:
-        self.name = name
+    def __init__(self, conn_id: str, read: ReadSettings) -> None:
+        self.conn_id = conn_id
+        self.name = f"connection {conn_id!r}"
         self.waits = 0
         self._read = read
         self._lock = asyncio.Lock()

@@ -29,18 +29,33 @@ T = TypeVar("T")
 CALLS_AT_ONCE = 64
 # What is due within this many seconds is looked at together.
 TOGETHER = 0.05
+# After so many looks by list a wait is asked for in person, be the list as it may: it could be out of date for ever.
+LONGEST_HEARSAY = 100
 # So many waits are told at a time, before the event loop has its turn again.
 TOLD_AT_ONCE = 20
 
 
 class Look(msgspec.Struct, eq=False):
-    """One look at one job that somebody waits for."""
+    """
+    A look at one job that somebody waits for, or several until there is something to tell.
+
+    :param job_id: the job's id.
+    :param name: what the connection is called in a message.
+    :param interval: seconds between two looks.
+    :param due: when to look next, on the clock of the event loop.
+    :param last: where the job stood when it was last seen.
+    :param hearsay: how many looks by list there were since the job's own status call.
+    :param quiet_until: when to tell where the job stands though it is no news, on the same clock.
+    :param answer: what the wait waits for.
+    """
 
     job_id: str
     name: str
     interval: float
+    due: float
     last: JobStatus | None
-    in_person: bool
+    hearsay: int
+    quiet_until: float
     answer: asyncio.Future[JobReport | JobStatus]
 
 
@@ -73,16 +88,13 @@ class Watch:
         earliest = now + interval / 2 if first else now
         return began + interval * (math.floor((earliest - began) / interval) + 1)
 
-    async def look(self, look: Look, due: float) -> JobReport | JobStatus:
-        """Take a look when it is due."""
+    async def look(self, look: Look) -> JobReport | JobStatus:
+        """Take a look when it is due, and answer as soon as there is something to tell."""
         if self.failure is not None:
             raise self._failed()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="wasabi-watch")
-        if due not in self._due:
-            heapq.heappush(self._times, due)
-            self._new.set()
-        self._due.setdefault(due, []).append(look)
+        self._wait_for(look)
         self._pending.add(look)
         try:
             return await look.answer
@@ -118,6 +130,13 @@ class Watch:
         broken.__cause__ = self.failure
         return broken
 
+    def _wait_for(self, look: Look) -> None:
+        if look.due not in self._due:
+            self._due[look.due] = []
+            heapq.heappush(self._times, look.due)
+            self._new.set()
+        self._due[look.due].append(look)
+
     async def _next_batch(self) -> list[Look]:
         loop = asyncio.get_running_loop()
         while True:
@@ -139,7 +158,11 @@ class Watch:
             if not look.answer.done():
                 jobs.setdefault(look.job_id, []).append(look)
         running = await self._listing.running(
-            {job_id: looks[0].last for job_id, looks in jobs.items() if not any(look.in_person for look in looks)},
+            {
+                job_id: looks[0].last
+                for job_id, looks in jobs.items()
+                if all(look.hearsay < LONGEST_HEARSAY for look in looks)
+            },
             ask=self._ask_for_page,
             limit=min((look.interval for look in batch), default=0.0) / 2,
         )
@@ -147,10 +170,21 @@ class Watch:
         while self._askers < min(CALLS_AT_ONCE, len(self._to_ask)):
             self._askers += 1
             self._tasks.create_task(self._ask_one_by_one())
-        for told, (job_id, status) in enumerate(running.items(), start=1):
-            _tell(jobs[job_id], status)
-            if not told % TOLD_AT_ONCE:
+        for number, (job_id, status) in enumerate(running.items(), start=1):
+            for look in jobs[job_id]:
+                self._heard(look, status)
+            if not number % TOLD_AT_ONCE:
                 await asyncio.sleep(0)
+
+    def _heard(self, look: Look, status: JobStatus) -> None:
+        look.hearsay += 1
+        if status is not look.last or look.quiet_until <= asyncio.get_running_loop().time():
+            look.last = status
+            _tell([look], status)
+        elif not look.answer.done():
+            # To wake the wait for no news would be most of what a look costs.
+            look.due = self.next_step(look.interval, first=False)
+            self._wait_for(look)
 
     async def _ask_one_by_one(self) -> None:
         try:
