@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import signal
 import sys
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -31,6 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--error-rate", type=float, default=0.0, help="share of the requests to answer 500, 0 to 1")
     parser.add_argument(
         "--rate-limit-per-minute", type=int, default=0, help="requests a minute before 429; 0: no limit"
+    )
+    parser.add_argument(
+        "--lost-answers", type=int, default=0, help="how many of the first submissions make their job but get no answer"
+    )
+    parser.add_argument(
+        "--result-after-seconds",
+        type=float,
+        default=0.0,
+        help="seconds at speed 1 from a job's completion until the place of its result is known",
+    )
+    parser.add_argument(
+        "--loose-filters", action="store_true", help="let batch and name find jobs by any part, in any case"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides which requests the error rate hits")
     parser.add_argument("--verbose", action="store_true", help="print a line for each request")
@@ -60,8 +74,14 @@ async def _serve(behaviour: Behaviour, host: str, port: int, tell: Any) -> None:
         # Keys of one's own are not shown: they may be in use elsewhere.
         own = (behaviour.access_key, behaviour.secret_key) != (ACCESS_KEY, SECRET_KEY)
         keys = "with your keys" if own else f"access key {behaviour.access_key}, secret key {behaviour.secret_key}"
-        _print(f"Wasabi AiR emulator listening on {url} ({keys}). Ctrl-C stops it.")
+        _print(f"Wasabi AiR emulator listening on {url} ({keys}). Ctrl-C stops it.{_warning(url)}")
         await stop.wait()
+
+
+def _warning(url: str) -> str:
+    if ip_address(urlsplit(url).hostname or "").is_loopback:
+        return ""
+    return " It is open to other machines: whoever reaches this one can use it."
 
 
 def _print(line: str) -> None:

@@ -123,6 +123,11 @@ class EmulatedJob(msgspec.Struct, frozen=True):
         """Return how many errors the job has had by then: they come at the end."""
         return self.fate.error_count if self.status(now).is_final else 0
 
+    def has_result(self, now: float, after_seconds: float = 0.0) -> bool:
+        """Whether the place of the job's result is known: so many seconds, at speed 1, after it completed."""
+        age = (now - self.born) * self.speed
+        return self.fate.status is JobStatus.COMPLETED and age >= self.fate.seconds + after_seconds
+
     def brief(self, now: float) -> dict[str, Any]:
         """Return the job as the API's list shows it."""
         body: dict[str, Any] = msgspec.to_builtins(self.definition)
@@ -170,6 +175,11 @@ class EmulatedJobs:
 
     def __reversed__(self) -> Iterator[EmulatedJob]:
         return reversed(self._jobs.values())
+
+    def names(self) -> list[str]:
+        """Return the names of all the jobs. Any thread may ask."""
+        # A copy first: another thread may begin a job meanwhile.
+        return [job.definition.name for job in list(self._jobs.values())]
 
     def find(self, job_id: str) -> EmulatedJob | None:
         """Return the job with that id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
 import random
 import threading
 import time
@@ -33,6 +34,11 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     :param latency_ms: how many milliseconds each answer is held back.
     :param error_rate: the share of the requests that are answered 500, from 0 to 1.
     :param rate_limit_per_minute: how many requests a minute are answered before 429; 0 for any number.
+    :param lost_answers: how many of the first submissions make their job, but get no answer: the connection is cut.
+    :param result_after_seconds: how many seconds after its completion the place of a job's result is known. They
+        too pass faster with ``speed``.
+    :param loose_filters: whether the filters ``batch`` and ``name`` of the list find jobs by any part of them, in
+        any case, and not only by the whole.
     :param seed: what decides which requests the error rate hits.
     """
 
@@ -42,6 +48,9 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     latency_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     rate_limit_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 0
+    lost_answers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    result_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    loose_filters: bool = False
     seed: int = 0
 
 
@@ -54,6 +63,9 @@ class AirEmulator:
     With ``-after-60-seconds`` (any number) behind that, it takes so long.
     The name of a submitted job steers it in the same way; without that it completes.
 
+    What a client has to put up with comes when asked for: ``latency_ms``, ``error_rate``, ``rate_limit_per_minute``,
+    ``lost_answers``, ``result_after_seconds`` and ``loose_filters``.
+
     :param host: the address to listen on.
     :param port: the port to listen on. Default: a free one.
     :param behaviour: the parameters of :class:`Behaviour`.
@@ -63,6 +75,7 @@ class AirEmulator:
         self._host = host
         self._port = port
         self._behaviour = msgspec.convert(behaviour, Behaviour)
+        self._jobs = EmulatedJobs(time.time, self._behaviour.speed)
         self._thread = threading.Thread(target=self._run, name="wasabi-air-emulator", daemon=True)
         self._listening = threading.Event()
         self._failure: BaseException | None = None
@@ -73,6 +86,11 @@ class AirEmulator:
         """The Airflow connection to this emulator, as an ``AIRFLOW_CONN_…`` variable takes it."""
         keys = f"{quote(self._behaviour.access_key, safe='')}:{quote(self._behaviour.secret_key, safe='')}"
         return f"wasabi://{keys}@{quote(self.url, safe='')}"
+
+    @property
+    def job_names(self) -> list[str]:
+        """The names of all jobs submitted or brought to life so far, oldest first."""
+        return self._jobs.names()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -91,7 +109,7 @@ class AirEmulator:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with serving(self._behaviour, self._host, self._port) as self.url:
+            async with serving(self._behaviour, self._host, self._port, jobs=self._jobs) as self.url:
                 self._listening.set()
                 await self._stop.wait()
         except Exception as error:  # noqa: BLE001 - raised where the emulator was asked for
@@ -106,9 +124,10 @@ async def serving(
     host: str,
     port: int,
     tell: Callable[[str], None] | None = None,
+    jobs: EmulatedJobs | None = None,
 ) -> AsyncIterator[str]:
     """Serve the emulated API and yield its base URL. ``tell`` is handed a line for each request."""
-    runner = web.AppRunner(application(behaviour, tell=tell), access_log=None, shutdown_timeout=0.5)
+    runner = web.AppRunner(application(behaviour, tell=tell, jobs=jobs), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
@@ -127,7 +146,7 @@ def application(
     jobs: EmulatedJobs | None = None,
 ) -> web.Application:
     """Put the emulated API together, around the jobs that it is to begin with."""
-    api = _Api(EmulatedJobs(clock, behaviour.speed) if jobs is None else jobs, clock)
+    api = _Api(EmulatedJobs(clock, behaviour.speed) if jobs is None else jobs, behaviour, clock)
     gate = _Gate(behaviour, clock, tell)
     app = web.Application(middlewares=[gate.pass_through])
     app.router.add_get("/jobs", api.list)
@@ -148,15 +167,25 @@ class _Gate:
         self._tell = tell
         self._chance = random.Random(behaviour.seed)  # noqa: S311 - to be repeatable is the point
         self._minute, self._count = 0.0, 0
+        self._answers_to_lose = behaviour.lost_answers
 
     @web.middleware
     async def pass_through(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if self._behaviour.latency_ms:
             await asyncio.sleep(self._behaviour.latency_ms / 1000)
         response = self._refusal(request) or await _answered(handler, request)
+        lost = self._is_lost(request, response)
+        if lost and request.transport:
+            request.transport.close()
         if self._tell:
-            self._tell(f"{request.method} {request.raw_path} {response.status}")
+            self._tell(f"{request.method} {request.raw_path} {'lost' if lost else response.status}")
         return response
+
+    def _is_lost(self, request: web.Request, response: web.Response) -> bool:
+        if not self._answers_to_lose or (request.method, response.status) != ("POST", 200):
+            return False
+        self._answers_to_lose -= 1
+        return True
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         given = (request.headers.get("x-amz-access-key"), request.headers.get("x-amz-secret-key"))
@@ -188,8 +217,10 @@ class _Page(msgspec.Struct, rename="camel"):
 class _Api:
     """The six calls."""
 
-    def __init__(self, jobs: EmulatedJobs, clock: Callable[[], float]) -> None:
+    def __init__(self, jobs: EmulatedJobs, behaviour: Behaviour, clock: Callable[[], float]) -> None:
         self._jobs = jobs
+        self._matches = _is_part if behaviour.loose_filters else operator.eq
+        self._result_after_seconds = behaviour.result_after_seconds
         self._clock = clock
 
     async def list(self, request: web.Request) -> web.Response:
@@ -198,8 +229,8 @@ class _Api:
         matching = (
             job
             for job in (self._jobs if page.sort_order == "Asc" else reversed(self._jobs))
-            if (page.batch is None or job.definition.batch == page.batch)
-            and (page.name is None or job.definition.name == page.name)
+            if (page.batch is None or self._matches(page.batch, job.definition.batch))
+            and (page.name is None or self._matches(page.name, job.definition.name))
             and (page.status is None or job.status(now) is page.status)
         )
         first = min((page.page_number - 1) * page.page_size, len(self._jobs))
@@ -219,19 +250,19 @@ class _Api:
 
     async def errors(self, request: web.Request) -> web.Response:
         job, now = self._asked(request), self._clock()
-        failed = job.status(now) is JobStatus.FAILED
+        went_wrong = job.status(now) is JobStatus.FAILED or job.error_count(now) > 0
         return _json(
             {
                 "Id": job.job_id,
                 "Status": job.status(now).value,
-                "ErrorCode": "INTERNAL_ERROR" if failed else "",
+                "ErrorCode": "INTERNAL_ERROR" if went_wrong else "",
                 "ErrorCount": job.error_count(now),
             }
         )
 
     async def metadata(self, request: web.Request) -> web.Response:
         job = self._asked(request)
-        if job.status(self._clock()) is not JobStatus.COMPLETED:
+        if not job.has_result(self._clock(), self._result_after_seconds):
             raise _NotFoundError
         brief = job.brief(self._clock())
         return _json(
@@ -248,6 +279,10 @@ class _Api:
         if job is None:
             raise _NotFoundError
         return job
+
+
+def _is_part(wanted: str, text: str | None) -> bool:
+    return text is not None and wanted.casefold() in text.casefold()
 
 
 class _NotFoundError(Exception):

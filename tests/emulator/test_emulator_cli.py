@@ -19,6 +19,13 @@ from airflow_wasabi_jobs.emulator import cli
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
 KEYS = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
+BODY = {
+    "Name": "talk",
+    "Services": {"ocr": ""},
+    "Source": {"Bucket": "media", "ObjectKey": "talk.mp4"},
+    "Destination": {"Bucket": "results", "Region": "us-east-1"},
+    "Batch": "night",
+}
 MODULE = "airflow_wasabi_jobs.emulator.cli"
 
 
@@ -94,6 +101,26 @@ def test_its_options_reach_the_emulator():
     assert rest == ""
 
 
+def test_what_a_client_has_to_put_up_with_can_be_asked_for():
+    with running(
+        "--verbose", "--speed", "1e6", "--lost-answers", "1", "--result-after-seconds", "1e12", "--loose-filters"
+    ) as (process, line):
+        url = url_in(line)
+        with pytest.raises(requests.ConnectionError):
+            requests.post(f"{url}/jobs", headers=KEYS, json=BODY, timeout=10)
+        (job,) = get(f"{url}/jobs?batch=IGH", headers=KEYS).json()["Records"]
+        assert get(f"{url}/jobs/{job['Id']}/status", headers=KEYS).json()["Status"] == "completed"
+        assert get(f"{url}/jobs/{job['Id']}/metadata", headers=KEYS).status_code == 404
+        process.terminate()
+        rest, _ = process.communicate(timeout=10)
+    assert rest.splitlines() == [
+        "POST /jobs lost",
+        "GET /jobs?batch=IGH 200",
+        f"GET /jobs/{job['Id']}/status 200",
+        f"GET /jobs/{job['Id']}/metadata 404",
+    ]
+
+
 @pytest.mark.parametrize("arguments", [[], ["--verbose"]])
 def test_what_it_says_is_all_one_needs(lines, arguments):
     assert cli.main(["--port", "0", *arguments]) == 0
@@ -136,6 +163,11 @@ def test_keys_of_ones_own_are_not_shown(lines, arguments):
         ("--error-rate", "-0.1"),
         ("--rate-limit-per-minute", "-1"),
         ("--rate-limit-per-minute", "1.5"),
+        ("--lost-answers", "-1"),
+        ("--lost-answers", "all"),
+        ("--result-after-seconds", "-0.5"),
+        ("--result-after-seconds", "nan"),
+        ("--loose-filters=yes", None),
         ("--seed", "x"),
         ("--sped", "1"),
         ("--access-key", None),
@@ -147,7 +179,7 @@ def test_an_argument_that_cannot_be_is_named(capsys, lines, option, value):
     assert exit_.value.code == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("wasabi-air-emulator: error: ")
-    assert option in told
+    assert option.partition("=")[0] in told
     assert lines == []
 
 
@@ -190,3 +222,10 @@ def test_it_is_installed_as_a_command():
     assert command
     told = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
     assert told.startswith("usage: wasabi-air-emulator")
+
+
+@pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)], ids=str)
+def test_it_warns_if_other_machines_can_ask_it(lines, host, is_open):
+    assert cli.main(["--port", "0", "--host", host]) == 0
+
+    assert ("open to other machines" in lines[0]) is is_open

@@ -101,6 +101,18 @@ def test_errors_come_at_the_end(fate):
     assert job.error_count(BORN + 5) == fate.error_count
 
 
+@pytest.mark.parametrize("speed", [0.5, 4.0])
+@pytest.mark.parametrize("after_seconds", [0, 8])
+def test_the_result_is_known_so_long_after_the_completion(speed, after_seconds):
+    job, known = a_job(speed=speed), BORN + (5 + after_seconds) / speed
+    assert [job.has_result(known + pause, after_seconds) for pause in (-0.01, 0, 1e6)] == [False, True, True]
+
+
+@pytest.mark.parametrize("fate", [Fate(JobStatus.FAILED, 1), Fate(JobStatus.CANCELLED)])
+def test_what_did_not_complete_has_no_result(fate):
+    assert not a_job(fate).has_result(BORN + 1e6)
+
+
 def test_a_running_job_as_the_list_shows_it():
     assert a_job().brief(BORN) == {
         "Id": "12345",
@@ -175,6 +187,27 @@ def test_the_name_steers_a_submitted_job(jobs, name, fate):
 def test_the_same_definition_twice_makes_two_jobs(jobs):
     one, other = (jobs.submit(Definition.named("talk")) for _ in range(2))
     assert one.job_id != other.job_id
+
+
+def test_names_are_those_given_or_the_ids_oldest_first(jobs):
+    assert jobs.names() == []
+    jobs.submit(Definition.named("talk"))
+    jobs.find_or_begin("completes")
+    jobs.submit(Definition.named("talk"))
+    assert jobs.names() == ["talk", "completes", "talk"]
+
+
+def test_names_can_be_read_while_jobs_begin(jobs):
+    class Talk:
+        @property
+        def name(self):
+            # As if another thread came in between.
+            jobs.find_or_begin(f"completes-{len(jobs)}")
+            return "talk"
+
+    jobs.submit(Talk())
+    assert jobs.names() == ["completes-0", "talk"]
+    assert jobs.names() == ["completes-0", "talk", "completes-2"]
 
 
 def test_jobs_come_oldest_first_and_in_reverse(jobs):

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import msgspec
@@ -16,9 +17,19 @@ import requests
 from aiohttp.test_utils import TestServer
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_wasabi_jobs.api import calls
+from airflow_wasabi_jobs.api import calls, errors
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
-from airflow_wasabi_jobs.api.models import Job, JobReport, JobStatus
+from airflow_wasabi_jobs.api.models import (
+    Destination,
+    Job,
+    JobErrors,
+    JobMetadata,
+    JobReport,
+    JobState,
+    JobStatus,
+    Source,
+    Submission,
+)
 from airflow_wasabi_jobs.api.settings import check
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, application
@@ -199,11 +210,21 @@ class TestErrors:
             "Id": "fails", "Status": "failed", "ErrorCode": "INTERNAL_ERROR", "ErrorCount": 1,
         }  # fmt: skip
 
-    def test_of_a_completed_job(self, air, clock):
-        air.status("completes-with-2-errors")
+    @pytest.mark.parametrize(
+        ("job_id", "status", "error_code", "error_count"),
+        [
+            ("completes", "completed", "", 0),
+            ("completes-with-2-errors", "completed", "INTERNAL_ERROR", 2),
+            ("cancels", "cancelled", "", 0),
+            ("cancels-with-1-error", "cancelled", "INTERNAL_ERROR", 1),
+            ("fails-with-0-errors", "failed", "INTERNAL_ERROR", 0),
+        ],
+    )
+    def test_of_another_job_that_is_over(self, air, clock, job_id, status, error_code, error_count):
+        air.status(job_id)
         clock.now += 5
-        assert air.get("/jobs/completes-with-2-errors/errors").json() == {
-            "Id": "completes-with-2-errors", "Status": "completed", "ErrorCode": "", "ErrorCount": 2,
+        assert air.get(f"/jobs/{job_id}/errors").json() == {
+            "Id": job_id, "Status": status, "ErrorCode": error_code, "ErrorCount": error_count,
         }  # fmt: skip
 
 
@@ -226,6 +247,19 @@ class TestMetadata:
         clock.now += age
         response = air.get(f"/jobs/{job_id}/metadata")
         assert (response.status_code, response.json()) == (404, NOT_FOUND)
+
+    @pytest.mark.parametrize(("speed", "seconds"), [(1, 8), (4, 2)])
+    def test_the_place_may_be_known_only_later(self, serve, clock, speed, seconds):
+        air = serve(result_after_seconds=8, speed=speed)
+        air.status("completes")
+        clock.now += 5 / speed
+        assert air.status("completes") == "completed"
+        seen = []
+        for pause in (0, seconds - 0.125, 0.125):
+            clock.now += pause
+            seen.append(air.get("/jobs/completes/metadata"))
+        assert [response.status_code for response in seen] == [404, 404, 200]
+        assert seen[1].json() == NOT_FOUND
 
 
 class TestSubmit:
@@ -415,6 +449,27 @@ class TestList:
         records = air.get("/jobs", params=query).json()["Records"]
         assert [record["Name"] for record in records] == names
 
+    @pytest.mark.parametrize(
+        ("query", "names"),
+        [
+            ({"batch": "night"}, ["One", "two"]),
+            ({"batch": "NIGH"}, ["One", "two"]),
+            ({"batch": "nights"}, ["two"]),
+            ({"batch": ""}, ["One", "two", "three"]),
+            ({"name": "o"}, ["One", "two", "four"]),
+            ({"name": "ONE"}, ["One"]),
+            ({"batch": "night", "name": "TW"}, ["two"]),
+            ({"batch": "day"}, []),
+            ({"batch": "night", "pageSize": 1, "sortOrder": "Desc"}, ["two"]),
+        ],
+    )
+    def test_loose_filters(self, serve, query, names):
+        air = serve(loose_filters=True)
+        for name, batch in [("One", "night"), ("two", "Nights"), ("three", ""), ("four", None)]:
+            air.submit(Name=name, Batch=batch)
+        records = air.get("/jobs", params=query).json()["Records"]
+        assert [record["Name"] for record in records] == names
+
     def test_filter_by_status(self, air, clock):
         for job_id in ("completes", "fails", "cancels"):
             air.status(job_id)
@@ -559,6 +614,34 @@ class TestErrorRate:
         assert serve(error_rate=1).get("/jobs", headers={"x-amz-access-key": "wrong"}).status_code == 401
 
 
+class TestLostAnswers:
+    def test_the_first_submissions_make_their_job_and_get_no_answer(self, serve, caplog):
+        air = serve(lost_answers=2)
+        for name in ("one", "two"):
+            with pytest.raises(requests.ConnectionError):
+                air.submit(Name=name)
+        air.submit(Name="three")
+        assert [job["Name"] for job in air.get("/jobs").json()["Records"]] == ["one", "two", "three"]
+        assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+
+    def test_what_makes_no_job_is_answered(self, serve):
+        air = serve(lost_answers=1)
+        assert air.get("/jobs").status_code == 200
+        assert air.status("completes") == "submitted"
+        assert air.post("/jobs", json=BODY | {"Name": ""}).status_code == 400
+        assert air.post("/jobs", json=BODY, headers={"x-amz-access-key": "wrong"}).status_code == 401
+        with pytest.raises(requests.ConnectionError):
+            air.submit()
+
+    def test_they_are_told(self, clock):
+        lines = []
+        with served(application(Behaviour(lost_answers=1), clock=clock, tell=lines.append)) as air:
+            with pytest.raises(requests.ConnectionError):
+                air.submit()
+            air.submit()
+        assert lines == ["POST /jobs lost", "POST /jobs 200"]
+
+
 def test_latency_holds_each_answer_back(serve):
     air = serve(latency_ms=50)
     for keys in ({}, {"x-amz-access-key": "wrong"}):
@@ -596,9 +679,22 @@ def test_each_request_is_told(clock):
 class TestTheClientsOfThisPackage:
     """What the emulator says is what this package's own clients take for the API."""
 
+    SUBMISSION = Submission(
+        name="talk with errors",
+        source=Source(bucket="media", object_key="talks/talk.mp4", region="us-east-1"),
+        destination=Destination(bucket="results", region="us-east-1"),
+        services={"s2t": "", "logo": {"config": {"rec_confidence_threshold": 0.85}}},
+        priority=10,
+        batch="night",
+    )
+
+    @staticmethod
+    def settings_of(air):
+        return check(name="the emulator", host=air.url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+
     @pytest.fixture
     def settings(self, air):
-        return check(name="the emulator", host=air.url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+        return self.settings_of(air)
 
     def test_status(self, settings):
         report = JobReport("completes/a b", JobStatus.SUBMITTED)
@@ -612,7 +708,66 @@ class TestTheClientsOfThisPackage:
 
     def test_list(self, settings, air):
         air.status("fails")
-        assert JobsClient(settings).send(calls.list_jobs()) == [Job("fails", "submitted")]
+        client = JobsClient(settings)
+        assert client.send(calls.list_states()) == [JobState("fails", JobStatus.SUBMITTED, "fails")]
+        job = client.send(calls.job("fails"))
+        assert client.send(calls.list_jobs()) == [msgspec.structs.replace(job, services=None)]
+
+    def test_submit_and_ask_for_the_job(self, settings, clock):
+        client, given = JobsClient(settings), self.SUBMISSION
+        submitted = client.send(calls.submit_job(given))
+        assert submitted == Job(
+            job_id=submitted.job_id,
+            status=JobStatus.SUBMITTED,
+            name=given.name,
+            source=given.source,
+            services=given.services,
+            destination=given.destination,
+            priority=10,
+            batch="night",
+            user_id="arn:aws:iam::000000000000:user/emulator",
+            created=datetime(2025, 11, 21, tzinfo=UTC),
+        )
+        assert client.send(calls.job(submitted.job_id)) == submitted
+        clock.now += 5
+        assert client.send(calls.job(submitted.job_id)) == msgspec.structs.replace(
+            submitted, status=JobStatus.COMPLETED, completed=datetime(2025, 11, 21, 0, 0, 5, tzinfo=UTC)
+        )
+        assert client.send(calls.job_metadata(submitted.job_id)) == JobMetadata(
+            job_id=submitted.job_id,
+            path=f"s3://results/jobs/2025_11_21/{submitted.job_id}/talk.mp4_metadata.json",
+            destination=given.destination,
+            user_id="arn:aws:iam::000000000000:user/emulator",
+        )
+
+    def test_errors(self, settings, air, clock):
+        client = JobsClient(settings)
+        air.status("completes-with-2-errors")
+        ask = calls.job_errors("completes-with-2-errors")
+        assert client.send(ask) == JobErrors("completes-with-2-errors", JobStatus.SUBMITTED)
+        clock.now += 5
+        assert client.send(ask) == JobErrors("completes-with-2-errors", JobStatus.COMPLETED, 2, "INTERNAL_ERROR")
+
+    def test_a_result_that_is_not_known_yet(self, serve, clock):
+        air = serve(result_after_seconds=8)
+        air.status("completes")
+        clock.now += 5
+        with pytest.raises(errors.NotFound, match="It is known once the job is completed"):
+            JobsClient(self.settings_of(air)).send(calls.job_metadata("completes"))
+
+    def test_a_lost_answer_is_no_answer(self, serve):
+        air = serve(lost_answers=2)
+        settings = self.settings_of(air)
+        with pytest.raises(errors.NoAnswer, match="the connection was cut"):
+            JobsClient(settings).send(calls.submit_job(self.SUBMISSION))
+
+        async def submit():
+            async with AsyncJobsClient(settings) as client:
+                await client.send(calls.submit_job(self.SUBMISSION))
+
+        with pytest.raises(errors.NoAnswer, match="the connection was cut"):
+            asyncio.run(submit())
+        assert len(air.listed()) == 2
 
 
 class TestAirEmulator:
@@ -627,6 +782,19 @@ class TestAirEmulator:
             client = Client(emulator.url)
             client.status("cancels")
             assert client.status("cancels") == "cancelled"
+
+    def test_it_tells_the_names_of_its_jobs(self):
+        with AirEmulator(lost_answers=1) as emulator:
+            assert emulator.job_names == []
+            client = Client(emulator.url)
+            with pytest.raises(requests.ConnectionError):
+                client.submit()
+            client.status("completes")
+            client.submit(Name="night")
+            assert emulator.job_names == ["talk", "completes", "night"]
+        assert emulator.job_names == ["talk", "completes", "night"]
+        with pytest.raises(AttributeError):
+            emulator.job_names = []
 
     def test_it_stops_and_gives_its_port_back(self):
         threads = set(threading.enumerate())
@@ -684,6 +852,10 @@ class TestAirEmulator:
             ("latency_ms", -1),
             ("error_rate", 1.1),
             ("rate_limit_per_minute", -1),
+            ("lost_answers", -1),
+            ("lost_answers", 0.5),
+            ("result_after_seconds", -1),
+            ("loose_filters", "no"),
             ("seed", None),
         ],
     )
