@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_wasabi_jobs import get_provider_info
-from airflow_wasabi_jobs.api import calls, errors
+from airflow_wasabi_jobs.api import batches, calls, errors, submissions
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.ids import checked_id
+from airflow_wasabi_jobs.api.models import Destination, JobStatus, Source, Submission
 from airflow_wasabi_jobs.api.settings import Settings, check
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_wasabi_jobs.api.models import JobReport
+    from airflow_wasabi_jobs.api.batches import BatchReport
+    from airflow_wasabi_jobs.api.models import Job, JobErrors, JobMetadata, JobReport
 
 T = TypeVar("T")
 
@@ -67,16 +72,7 @@ class WasabiJobsHook(BaseHook):
         :raises AirError: if no report was to be had. :mod:`airflow_wasabi_jobs.api.errors` tells the
             kinds, and which of them may pass.
         """
-        call = calls.job_status(_checked(job_id))
-        client = self.get_conn()
-        try:
-            return client.send(call)
-        except errors.Unauthorized:
-            self._client = None
-            if self.get_conn().settings == client.settings:
-                raise
-        self._tell_new_keys()
-        return self.get_conn().send(call)
+        return self._send(calls.job_status(_checked(job_id)))
 
     async def aget_job_status(self, job_id: str) -> JobReport:
         """
@@ -100,6 +96,139 @@ class WasabiJobsHook(BaseHook):
         self._tell_new_keys()
         return await _asend(self._async_settings, call)
 
+    def get_job(self, job_id: str) -> Job:
+        """
+        Ask for a job with what it was submitted with.
+
+        :param job_id: the job's id.
+        :return: the job. Any field but ``job_id`` and ``status`` may be absent, and is None then.
+        :raises ValueError: if it can't be the id of a job.
+        :raises AirError: as :meth:`get_job_status` does.
+        """
+        return self._send(calls.job(_checked(job_id)))
+
+    def get_job_errors(self, job_id: str) -> JobErrors:
+        """
+        Ask why a job failed.
+
+        :param job_id: the job's id.
+        :return: ``error_code``, if the API names one, beside what the report says.
+        :raises ValueError: if it can't be the id of a job.
+        :raises AirError: as :meth:`get_job_status` does.
+        """
+        return self._send(calls.job_errors(_checked(job_id)))
+
+    def get_job_metadata(self, job_id: str) -> JobMetadata:
+        """
+        Ask where the result of a completed job lies.
+
+        :param job_id: the job's id.
+        :return: ``path``, the URL of the metadata file, and its ``destination``.
+        :raises ValueError: if it can't be the id of a job.
+        :raises NotFound: if there is no such job, or it is not completed. Right after its completion the
+            API may say that, too.
+        :raises AirError: as :meth:`get_job_status` does.
+        """
+        return self._send(calls.job_metadata(_checked(job_id)))
+
+    def list_jobs(
+        self,
+        *,
+        batch: str | None = None,
+        name: str | None = None,
+        status: JobStatus | str | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Job]:
+        """
+        List the account's jobs, each once. A page of 100 is asked for when it is needed.
+
+        The list is no snapshot: a job that begins, or changes its status, while it is read may be missing. The
+        filters are the API's, and nothing says that they match exactly.
+
+        :param batch: only jobs of this batch. Default: all.
+        :param name: only jobs of this name. Default: all.
+        :param status: only jobs of this status. Default: all.
+        :param newest_first: whether the newest comes first. Default: the oldest does.
+        :raises ValueError: if it can't be a status.
+        :raises AirError: as :meth:`get_job_status` does.
+        """
+        known = None if status is None else JobStatus(status)
+        query = {"batch": batch, "name": name, "status": known, "newest_first": newest_first}
+        return self._listed(query)
+
+    def get_batch_report(
+        self,
+        batch: str,
+        *,
+        expected_jobs: int | None = None,
+        max_failures: int = 0,
+        fail_fast: bool = True,
+    ) -> BatchReport:
+        """
+        Look once at where a batch of jobs stands.
+
+        :param batch: the name of the batch. It is compared exactly.
+        :param expected_jobs: how many jobs it has at least before it can be over. Default: one.
+        :param max_failures: how many jobs may fail or be cancelled.
+        :param fail_fast: whether it is over as soon as more than that did.
+        :return: the report: ``is_over``, ``counts`` by status, ``failures`` and ``more_failures``.
+        :raises AirError: as :meth:`get_job_status` does.
+        """
+        asking = batches.look(batch, expected_jobs=expected_jobs, max_failures=max_failures, fail_fast=fail_fast)
+        call = next(asking)
+        while True:
+            try:
+                call = asking.send(self._send(call))
+            except StopIteration as end:
+                report: BatchReport = end.value
+                return report
+
+    def submit_job(
+        self,
+        *,
+        name: str,
+        source: Mapping[str, str],
+        destination: Mapping[str, str],
+        services: Sequence[str] | Mapping[str, Any],
+        priority: int | None = None,
+        batch: str | None = None,
+        source_conn_id: str | None = None,
+    ) -> Job:
+        """
+        Submit a job, once. The keys of the connection need the IAM policy ``WasabiManageAiR``.
+
+        Nothing is sent twice, for two submissions are two jobs. After an error it may be unknown whether the job
+        was made: look for its name with :meth:`list_jobs`.
+
+        :param name: the job's name, 1 to 256 characters.
+        :param source: where the media file lies: ``bucket``, ``object_key``, and maybe ``region``, ``endpoint``.
+        :param destination: where the result goes: ``bucket`` and ``region``.
+        :param services: what analyses the file: a list of ``ocr``, ``s2t``, ``nld``, ``audiotag``, ``face`` and
+            ``logo``, or a dict of them with ``""`` or ``{"config": {…}}``.
+        :param priority: 1 to 10. Default: the API's.
+        :param batch: the batch that the job belongs to, up to 256 characters. Default: none.
+        :param source_conn_id: the connection with the keys of a source outside Wasabi: the access key is its
+            ``login``, the secret key its ``password``. Default: the source is in Wasabi.
+        :return: the job, with its id.
+        :raises ValueError: if a field can't be sent.
+        :raises AirError: as :meth:`get_job_status` does.
+        """
+        given = submissions.checked("source", source)
+        access_key = secret_key = None
+        if source_conn_id is not None:
+            access_key, secret_key = self._read_source_keys(source_conn_id)
+        submission = Submission(
+            name=submissions.checked("name", name),
+            source=Source(**given),
+            destination=Destination(**submissions.checked("destination", destination)),
+            services=submissions.checked("services", services),
+            priority=submissions.checked("priority", priority),
+            batch=submissions.checked("batch", batch),
+            source_access_key=access_key,
+            source_secret_key=secret_key,
+        )
+        return self._send(calls.submit_job(submission))
+
     async def aread_settings(self) -> Settings:
         """
         Read the connection, without blocking the event loop.
@@ -115,7 +244,7 @@ class WasabiJobsHook(BaseHook):
         """Ask for one job of the account's list, and say in plain words what is wrong if that does not work."""
         try:
             # Airflow gives the connection under test a random id, which means nothing to who reads the message.
-            JobsClient(self._read_settings("this connection")).send(calls.list_jobs(page_size=1))
+            JobsClient(self._read_settings("this connection")).send(calls.list_states(page_size=1))
         except errors.AirError as error:
             return False, str(error)
         return True, "The AiR Jobs API answered and accepted the keys."
@@ -152,6 +281,47 @@ class WasabiJobsHook(BaseHook):
                     return StringField(**about, widget=BS3TextFieldWidget())
 
         return {name: field(**about) for name, about in _card()["conn-fields"].items()}
+
+    def _send(self, call: calls.Call[T]) -> T:
+        client = self.get_conn()
+        try:
+            return client.send(call)
+        except errors.Unauthorized:
+            self._client = None
+            if self.get_conn().settings == client.settings:
+                raise
+        self._tell_new_keys()
+        return self.get_conn().send(call)
+
+    def _listed(self, query: dict[str, Any]) -> Iterator[Job]:
+        seen: set[str] = set()
+        for number in itertools.count(1):
+            page = self._send(calls.list_jobs(**query, page_number=number))
+            before = len(seen)
+            for job in page:
+                if job.job_id not in seen:
+                    seen.add(job.job_id)
+                    yield job
+            # A page without a new job is none: some servers repeat the last one for ever.
+            if len(page) < calls.LONGEST_PAGE or len(seen) == before:
+                return
+
+    def _read_source_keys(self, conn_id: str) -> tuple[str, str]:
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise errors.InvalidSettings(
+                f"There is no connection {conn_id!r}, which source_conn_id names: add it, with the access key of the "
+                "source as login and the secret key as password."
+            ) from error
+        access_key, secret_key = ((key or "").strip() for key in (connection.login, connection.password))
+        # Nothing else can be a key, nor be found again in whatever text a server sends back.
+        if not all(re.fullmatch(r"[!-~]+", key) for key in (access_key, secret_key)):
+            raise errors.InvalidSettings(
+                f"Connection {conn_id!r}, which source_conn_id names, must have the access key of the source as login "
+                "and the secret key as password, without white space and in ASCII."
+            )
+        return access_key, secret_key
 
     def _read_settings(self, name: str | None = None) -> Settings:
         try:

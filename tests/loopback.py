@@ -199,6 +199,19 @@ class Loopback:
         return b"\r\nconnection: close\r\n" not in data.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
 
 
+class ByPath:
+    """An answer by what is asked for: the last segment of the path decides which script is gone on with."""
+
+    def __init__(self, **scripts: list[Answer]) -> None:
+        self._scripts = scripts
+
+    def __call__(self, wire: Wire) -> bytes | None:
+        assert wire.request is not None
+        script = self._scripts[wire.request.target.partition("?")[0].rpartition("/")[2]]
+        what = script.pop(0) if len(script) > 1 else script[0]
+        return what if isinstance(what, bytes) else what(wire)
+
+
 def answer(status: int, body: str | bytes = b"", **headers: str) -> bytes:
     """Write an answer. An underscore in the name of a header stands for a hyphen; an empty one is left out."""
     if isinstance(body, str):

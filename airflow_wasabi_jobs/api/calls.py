@@ -7,18 +7,28 @@ header or a field name of the API.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from airflow_wasabi_jobs import __version__
-from airflow_wasabi_jobs.api import errors
-from airflow_wasabi_jobs.api.models import Job, JobReport, JobStatus
+from airflow_wasabi_jobs.api.answers import legible
+from airflow_wasabi_jobs.api.ids import checked_id
+from airflow_wasabi_jobs.api.models import (
+    Destination,
+    Job,
+    JobErrors,
+    JobMetadata,
+    JobReport,
+    JobState,
+    JobStatus,
+    Source,
+    Submission,
+)
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
@@ -27,38 +37,41 @@ T = TypeVar("T")
 
 LONGEST_PAGE = 100
 
-_SHOWN = 200
-_LONGEST_PAUSE = 1e9  # "inf" is a number too, but not one that JSON can carry
+Scrub = Callable[[str], str]
 
 
-class Call(msgspec.Struct, Generic[T], frozen=True):
+class Call(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """
     One thing to ask the API.
 
     :param subject: what is asked for, as it reads in a message.
     :param path: the path behind the base URL, encoded, with its query.
-    :param read: makes the result of the body of a 200. Raises ``ValueError`` if the body is not what was promised.
+    :param read: makes the result of the body of a 200, with the help of what takes the keys out of a text. Raises
+        ``ValueError`` if the body is not what was promised.
     :param missing: what to do about a 404.
+    :param body: what to send, as JSON. Only a call without one may be sent again, for that changes nothing.
+    :param policy: the IAM policy that the user of the keys needs.
+    :param secrets: what is in the body and may not be shown.
     """
 
     subject: str
     path: str
-    read: Callable[[bytes], T]
+    read: Callable[[bytes, Scrub], T]
     missing: str
+    body: bytes | None = None
+    policy: str = "WasabiViewAiR"
+    secrets: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Call({self.subject!r})"
 
-class Answer(msgspec.Struct, frozen=True):
-    """
-    What came back.
+    def __rich_repr__(self) -> list[Any]:
+        return [self.subject]
 
-    :param status_code: the HTTP status.
-    :param headers: the headers, found whatever their case.
-    :param body: the whole body.
-    """
-
-    status_code: int
-    headers: Mapping[str, str]
-    body: bytes
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return "GET" if self.body is None else "POST"
 
 
 def job_status(job_id: str) -> Call[JobReport]:
@@ -70,37 +83,126 @@ def job_status(job_id: str) -> Call[JobReport]:
     return Call(
         subject=f"the status of job {job_id!r}",
         path=f"/jobs/{quote(job_id, safe='')}/status",
-        read=lambda body: _read_report(job_id, body),
-        missing="Check the job id, and that the job was submitted with the account of this connection.",
+        read=lambda body, _: _read_report(job_id, body),
+        missing=_NO_SUCH_JOB,
     )
 
 
-def list_jobs(
-    *, status: JobStatus | None = None, page_number: int = 1, page_size: int = LONGEST_PAGE
-) -> Call[list[Job]]:
+def job(job_id: str) -> Call[Job]:
     """
-    Ask for one page of the account's jobs, newest first: ``GET /jobs``.
+    Ask for a job with what it was submitted with: ``GET /jobs/{Id}``.
+
+    :param job_id: the job's id.
+    """
+    return Call(
+        subject=f"job {job_id!r}",
+        path=f"/jobs/{quote(job_id, safe='')}",
+        read=lambda body, _: _read_job(job_id, body),
+        missing=_NO_SUCH_JOB,
+    )
+
+
+def job_errors(job_id: str) -> Call[JobErrors]:
+    """
+    Ask why a job failed: ``GET /jobs/{Id}/errors``.
+
+    :param job_id: the job's id.
+    """
+    return Call(
+        subject=f"the errors of job {job_id!r}",
+        path=f"/jobs/{quote(job_id, safe='')}/errors",
+        read=lambda body, scrub: _read_errors(job_id, body, scrub),
+        missing=_NO_SUCH_JOB,
+    )
+
+
+def job_metadata(job_id: str) -> Call[JobMetadata]:
+    """
+    Ask where the result of a completed job lies: ``GET /jobs/{Id}/metadata``.
+
+    :param job_id: the job's id.
+    """
+    return Call(
+        subject=f"the place of the result of job {job_id!r}",
+        path=f"/jobs/{quote(job_id, safe='')}/metadata",
+        read=lambda body, scrub: _read_metadata(job_id, body, scrub),
+        missing=f"It is known once the job is completed. {_NO_SUCH_JOB}",
+    )
+
+
+def list_jobs(**query: Any) -> Call[list[Job]]:
+    """Ask for one page of the account's jobs: ``GET /jobs``. It takes what :func:`list_states` does."""
+    return _list(query, lambda body, _: [_job(record) for record in _records(body, _JobBody)])
+
+
+def list_states(**query: Any) -> Call[list[JobState]]:
+    """
+    Ask for one page of the account's jobs, and read no more of them than where they stand: ``GET /jobs``.
 
     :param status: only jobs of this status. Default: all.
+    :param batch: only jobs of this batch. Default: all. The filter may let others through.
+    :param name: only jobs of this name. Default: all. The filter may let others through.
+    :param newest_first: whether the newest comes first. Default: True, so that a job that begins meanwhile
+        moves others to where they are seen twice, and not to where they are missed.
     :param page_number: which page, from 1.
     :param page_size: how many jobs at most, 1 to 100. A page with fewer is the last one.
     """
-    # The page's size is always sent: the documentation names two defaults. Newest first, so that a job
-    # that begins meanwhile moves others to where they are seen twice, and not to where they are missed.
-    query = {"pageNumber": page_number, "pageSize": page_size, "sortBy": "Created", "sortOrder": "Desc"}
-    if status is not None:
-        query["status"] = status.value
+    return _list(query, lambda body, _: [_state(record) for record in _records(body, _StateBody)])
+
+
+def list_batch(batch: str, *, status: JobStatus | None = None, page_number: int = 1) -> Call[list[JobState]]:
+    """
+    Ask for one page of a batch, oldest first: a job that begins meanwhile moves no other.
+
+    Unlike in other lists, a status that nobody knows is an error: there is no way to tell whether that job is over.
+
+    :param batch: the batch. The filter may let other jobs through.
+    :param status: only jobs of this status. Default: all.
+    :param page_number: which page, from 1.
+    """
+    query = {"batch": batch, "status": status, "page_number": page_number, "newest_first": False}
+    return _list(query, lambda body, _: _read_batch(batch, body))
+
+
+def submit_job(submission: Submission) -> Call[Job]:
+    """
+    Submit a job: ``POST /jobs``. The same call twice makes two jobs.
+
+    :param submission: what to analyse, how, and where to put the result.
+    """
+    origin, target = submission.source, submission.destination
+    source = {
+        "Bucket": origin.bucket,
+        "ObjectKey": origin.object_key,
+        "Region": origin.region,
+        "Endpoint": origin.endpoint,
+        "AccessKey": submission.source_access_key,
+        "SecretKey": submission.source_secret_key,
+    }
+    content = {
+        "Name": submission.name,
+        "Services": submission.services,
+        "Source": _without_none(source),
+        "Destination": _without_none({"Bucket": target.bucket, "Region": target.region}),
+        "Priority": submission.priority,
+        "Batch": submission.batch,
+    }
     return Call(
-        subject="a list of jobs",
-        path=f"/jobs?{urlencode(query)}",
-        read=_read_list,
-        missing="This is not the address of an AiR Jobs API: check the host, and the path behind it.",
+        subject=f"a new job {submission.name!r}",
+        path="/jobs",
+        read=lambda body, _: _job(msgspec.json.decode(body, type=_SubmittedBody).Job),
+        missing=_NO_SUCH_API,
+        # With what the services were checked with: msgspec can't encode all that it can.
+        body=json.dumps(_without_none(content), allow_nan=False).encode(),
+        policy="WasabiManageAiR",
+        secrets=tuple(filter(None, (submission.source_access_key, submission.source_secret_key))),
     )
 
 
-def headers(settings: Settings) -> dict[str, str]:
-    """Return the headers of every request: the keys, as the API wants them, and what is accepted."""
+def headers(settings: Settings, call: Call[Any]) -> dict[str, str]:
+    """Return the headers of a request: the keys, as the API wants them, what is sent and what is accepted."""
     return {
+        **({} if call.body is None else {"Content-Type": "application/json"}),
         "x-amz-access-key": settings.access_key,
         "x-amz-secret-key": settings.secret_key,
         "Accept": "application/json",
@@ -109,45 +211,37 @@ def headers(settings: Settings) -> dict[str, str]:
     }
 
 
-def read(settings: Settings, call: Call[T], answer: Answer) -> T:
-    """
-    Make the result of an answer.
-
-    :raises AirError: if the answer is a refusal, or not what the API promises.
-    """
-    if answer.status_code != 200:
-        raise _refusal(settings, call, answer)
-    try:
-        return call.read(answer.body)
-    except (ValueError, msgspec.MsgspecError, RecursionError) as cause:
-        shown = _shown(settings, answer.body.decode(errors="replace"))
-        error = errors.UnexpectedAnswer(
-            message(
-                settings,
-                call,
-                f"the answer is not what the API promises ({settings.scrub(str(cause))}). It begins with: {shown!r}",
-                "Check that host is the address of an AiR Jobs API, and nothing in between answers in its place.",
-            ),
-            status_code=answer.status_code,
-            text=shown,
-        )
-        raise error from clean(settings, cause)
+_NO_SUCH_JOB = "Check the job id, and that the job was submitted with the account of this connection."
+_NO_SUCH_API = "This is not the address of an AiR Jobs API: check the host, and the path behind it."
 
 
-def message(settings: Settings, call: Call[T], what: str, advice: str) -> str:
-    """Put the message of an error together: about which call on which connection, what happened, what to do."""
-    return f"Asked for {call.subject} on {settings.name} at {settings.base_url}: {what}. {advice}"
+def _list(query: dict[str, Any], read: Callable[[bytes, Scrub], list[T]]) -> Call[list[T]]:
+    # A space as %20: not everything that reads a query takes a plus for one.
+    path = f"/jobs?{urlencode(_query(**query), quote_via=quote)}"
+    return Call(subject="a list of jobs", path=path, read=read, missing=_NO_SUCH_API)
 
 
-def clean(settings: Settings, cause: BaseException | None) -> BaseException | None:
-    """Return the cause of an error without the links that quote a key, be it only in their repr."""
-    if cause is None:
-        return None
-    deeper = cause.__cause__ or cause.__context__
-    shown = f"{cause!r} {cause}"
-    if settings.scrub(shown) != shown or clean(settings, deeper) is not deeper:
-        return clean(settings, deeper)
-    return cause
+def _query(
+    *,
+    status: JobStatus | None = None,
+    batch: str | None = None,
+    name: str | None = None,
+    newest_first: bool = True,
+    page_number: int = 1,
+    page_size: int = LONGEST_PAGE,
+) -> dict[str, Any]:
+    return _without_none(
+        {
+            "pageNumber": page_number,
+            # Always sent: the documentation names two defaults.
+            "pageSize": page_size,
+            "sortBy": "Created",
+            "sortOrder": "Desc" if newest_first else "Asc",
+            "status": status and status.value,
+            "batch": batch,
+            "name": name,
+        }
+    )
 
 
 class _ReportBody(msgspec.Struct):
@@ -156,105 +250,154 @@ class _ReportBody(msgspec.Struct):
     ErrorCount: int | None = 0
 
 
-class _JobBody(msgspec.Struct):
+class _ErrorsBody(_ReportBody):
+    ErrorCode: str | None = None
+
+
+class _PlaceBody(msgspec.Struct):
+    Bucket: str | None = None
+    Region: str | None = None
+
+
+class _MetadataBody(msgspec.Struct):
+    DestinationPath: str
+    Destination: _PlaceBody | None = None
+    Id: str | int | None = None
+    UserId: str | None = None
+
+
+class _SourceBody(_PlaceBody):
+    ObjectKey: str | None = None
+    Endpoint: str | None = None
+    Provider: str | None = None
+
+
+class _StateBody(msgspec.Struct):
     Id: str | int
     Status: str
+    Name: str | None = None
+    Batch: str | None = None
 
 
-class _ListBody(msgspec.Struct):
-    Records: list[_JobBody]
+class _JobBody(_StateBody):
+    Source: _SourceBody | None = None
+    Services: dict[str, Any] | None = None
+    UserId: str | None = None
+    Created: datetime | None = None
+    Completed: datetime | None = None
+    Priority: int | None = None
+    Destination: _PlaceBody | None = None
 
 
-class _ErrorBody(msgspec.Struct):
-    Error: str | None = None
-    ErrorCode: str | None = None
+class _SubmittedBody(msgspec.Struct):
+    Job: _JobBody
+
+
+class _ListBody(msgspec.Struct, Generic[T]):
+    Records: list[T]
 
 
 def _read_report(job_id: str, body: bytes) -> JobReport:
     report = msgspec.json.decode(body, type=_ReportBody)
-    if report.Id is not None and str(report.Id) != job_id:
-        raise ValueError("its Id is that of another job")
-    try:
-        status = JobStatus(report.Status)
-    except ValueError:
-        # Without its cause, which quotes the answer before the keys are taken out of it.
-        raise ValueError("its Status is none that is known") from None
-    error_count = report.ErrorCount or 0
-    if error_count < 0:
-        raise ValueError("its ErrorCount is negative")
-    return JobReport(job_id=job_id, status=status, error_count=error_count)
+    _check_id(job_id, report.Id)
+    return JobReport(job_id=job_id, status=_status(report.Status), error_count=_count(report.ErrorCount))
 
 
-def _read_list(body: bytes) -> list[Job]:
-    records = msgspec.json.decode(body, type=_ListBody).Records
-    return [Job(job_id=str(record.Id), status=_KNOWN.get(record.Status)) for record in records]
-
-
-_KNOWN = {status.value: status for status in JobStatus}
-
-
-def _refusal(settings: Settings, call: Call[T], answer: Answer) -> errors.AirError:
-    code = answer.status_code
-    kind: type[errors.AirError]
-    match code:
-        case 401:
-            kind, advice = errors.Unauthorized, "Check the access key (login) and the secret key (password)."
-        case 403:
-            kind = errors.Forbidden
-            advice = "The user of these keys needs the IAM policy WasabiViewAiR."
-        case 404:
-            kind, advice = errors.NotFound, call.missing
-        case 407:
-            kind = errors.Refusal
-            advice = "Put the proxy's user and password into 'proxy' in the connection's extra."
-        case 429:
-            kind, advice = errors.TooManyRequests, "Ask less often: raise poke_interval."
-        case _ if code in {408, 425} or code >= 500:
-            kind, advice = errors.ServerTrouble, "This is the API's own trouble, and it may pass."
-        case _ if 300 <= code < 400:
-            kind = errors.Redirected
-            advice = "It is not followed, for the keys would go along. Put the address itself into host."
-        case _ if 400 <= code < 500:
-            kind, advice = errors.Refusal, "Asking again will not help."
-        case _:
-            kind = errors.UnexpectedAnswer
-            advice = "The API promises a 200: check that host is the address of an AiR Jobs API."
-    error_code, text = _read_error(settings, answer)
-    said = " ".join(filter(None, (str(code), error_code, text and repr(text))))
-    return kind(
-        message(settings, call, f"the answer is {said}", advice),
-        status_code=code,
-        error_code=error_code,
-        text=text,
-        retry_after=_retry_after(answer.headers),
+def _read_errors(job_id: str, body: bytes, scrub: Scrub) -> JobErrors:
+    report = msgspec.json.decode(body, type=_ErrorsBody)
+    _check_id(job_id, report.Id)
+    return JobErrors(
+        job_id=job_id,
+        status=_status(report.Status),
+        error_count=_count(report.ErrorCount),
+        error_code=legible(scrub(report.ErrorCode or "")) or None,
     )
 
 
-def _read_error(settings: Settings, answer: Answer) -> tuple[str | None, str | None]:
-    try:
-        body = msgspec.json.decode(answer.body, type=_ErrorBody)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None, _shown(settings, answer.body.decode(errors="replace")) or None
-    return _shown(settings, body.ErrorCode or "") or None, _shown(settings, body.Error or "") or None
+def _read_metadata(job_id: str, body: bytes, scrub: Scrub) -> JobMetadata:
+    metadata = msgspec.json.decode(body, type=_MetadataBody)
+    _check_id(job_id, metadata.Id)
+    path = metadata.DestinationPath
+    # It goes into an XCom, whole: no key may, and no control character can.
+    if not path.strip() or scrub(path) != path or any(char < " " for char in path):
+        raise ValueError("its DestinationPath is no path")
+    return JobMetadata(
+        job_id=job_id,
+        path=path,
+        destination=_destination(metadata.Destination),
+        user_id=metadata.UserId,
+    )
 
 
-def _shown(settings: Settings, text: str) -> str:
-    # Scrubbed before it is cut: a key at the cut would no longer be found. And nothing that can't be printed: it
-    # travels in a trigger's event, and PostgreSQL takes no NUL.
-    text = settings.scrub(" ".join(text.split()))
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)[:_SHOWN]
+def _read_job(job_id: str, body: bytes) -> Job:
+    record = msgspec.json.decode(body, type=_JobBody)
+    _check_id(job_id, record.Id)
+    _status(record.Status)
+    return _job(record)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    value = headers.get("Retry-After", "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            return None
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        seconds = (date - datetime.now(UTC)).total_seconds()
-    return None if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_PAUSE)
+def _records(body: bytes, kind: type[T]) -> list[T]:
+    return msgspec.json.decode(body, type=_ListBody[kind]).Records  # type: ignore[valid-type] # made at run time
+
+
+def _state(record: _StateBody) -> JobState:
+    return JobState(job_id=str(record.Id), status=_KNOWN.get(record.Status), name=record.Name, batch=record.Batch)
+
+
+def _read_batch(batch: str, body: bytes) -> list[JobState]:
+    jobs = [_state(record) for record in _records(body, _StateBody)]
+    if any(job.status is None for job in jobs if job.batch == batch):
+        raise ValueError("the Status of one of its jobs is none that is known")
+    return jobs
+
+
+def _job(record: _JobBody) -> Job:
+    source = record.Source or _SourceBody()
+    return Job(
+        job_id=checked_id(record.Id),
+        status=_KNOWN.get(record.Status),
+        name=record.Name,
+        source=Source(
+            bucket=source.Bucket,
+            object_key=source.ObjectKey,
+            region=source.Region,
+            endpoint=source.Endpoint,
+            provider=source.Provider,
+        ),
+        services=record.Services,
+        destination=_destination(record.Destination),
+        priority=record.Priority,
+        batch=record.Batch,
+        user_id=record.UserId,
+        created=record.Created,
+        completed=record.Completed,
+    )
+
+
+def _destination(place: _PlaceBody | None) -> Destination:
+    return Destination(bucket=place.Bucket, region=place.Region) if place else Destination()
+
+
+def _check_id(asked: str, told: str | int | None) -> None:
+    if told is not None and str(told) != asked:
+        raise ValueError("its Id is that of another job")
+
+
+def _status(told: str) -> JobStatus:
+    status = _KNOWN.get(told)
+    if status is None:
+        raise ValueError("its Status is none that is known")
+    return status
+
+
+def _count(told: int | None) -> int:
+    if told is not None and told < 0:
+        raise ValueError("its ErrorCount is negative")
+    return told or 0
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+_KNOWN = {status.value: status for status in JobStatus}

@@ -79,9 +79,9 @@ class Settings(msgspec.Struct, frozen=True):
         """How many seconds one look may take, its retries and the waits between them included."""
         return self.options.connect_timeout + 2 * self.options.read_timeout
 
-    def scrub(self, text: str) -> str:
-        """Take the keys out of a text that came from elsewhere, however they are escaped in it."""
-        secrets = {self.access_key, self.secret_key}
+    def scrub(self, text: str, others: tuple[str, ...] = ()) -> str:
+        """Take the keys, and other secrets, out of a text from elsewhere, however they are escaped in it."""
+        secrets = {self.access_key, self.secret_key, *others}
         if self.options.proxy:
             proxy = urlsplit(self.options.proxy)
             secrets |= {proxy.password or "", proxy.netloc.rpartition("@")[0]}

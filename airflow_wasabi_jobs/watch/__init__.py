@@ -14,17 +14,19 @@ import copy
 import math
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
 
-from airflow_wasabi_jobs.api import errors
+from airflow_wasabi_jobs.api import calls, errors
 from airflow_wasabi_jobs.api.models import JobReport, JobStatus
 from airflow_wasabi_jobs.watch.poller import LONGEST_HEARSAY, Look, Watch
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
+
+T = TypeVar("T")
 
 ReadSettings = Callable[[], Awaitable["Settings"]]
 
@@ -91,6 +93,24 @@ class Seat:
         else:
             self._last, self._hearsay = seen.status, 0
         return seen
+
+    async def ask(self, call: calls.Call[T]) -> T:
+        """
+        Ask something else of the account, at the pace of the watch.
+
+        :param call: what to ask.
+        :raises AirError: if no answer was to be had.
+        """
+        began = asyncio.get_running_loop().time()
+        watch = await self._take(await self._connection.settings(since=self._began))
+        try:
+            return await watch.ask(call, self._connection.name)
+        except errors.Unauthorized:
+            settings = await self._connection.renewed(since=began)
+            if _account(settings) == watch.account:
+                raise
+        watch = await self._take(settings)
+        return await watch.ask(call, self._connection.name)
 
     def _asking(self, job_id: str, interval: float, due: float, quiet_until: float) -> Look:
         return Look(

@@ -7,9 +7,9 @@ import math
 from collections.abc import Awaitable, Callable
 
 from airflow_wasabi_jobs.api import calls, errors
-from airflow_wasabi_jobs.api.models import Job, JobStatus
+from airflow_wasabi_jobs.api.models import JobState, JobStatus
 
-AskForPage = Callable[[calls.Call[list[Job]]], Awaitable[list[Job] | errors.AirError]]
+AskForPage = Callable[[calls.Call[list[JobState]]], Awaitable[list[JobState] | errors.AirError]]
 
 PAGES_AT_ONCE = 8
 # Fewer waits are asked for one by one: the three lists alone are three requests.
@@ -81,7 +81,7 @@ class Listing:
             )
             if stride < 1:
                 break
-            asked = [calls.list_jobs(status=status, page_number=number + step) for step in range(1, stride + 1)]
+            asked = [calls.list_states(status=status, page_number=number + step) for step in range(1, stride + 1)]
             self._spent += stride
             number += stride
             for page in await asyncio.gather(*map(ask, asked)):

@@ -21,7 +21,7 @@ from airflow_wasabi_jobs.watch.listing import Listing
 from airflow_wasabi_jobs.watch.pace import Pace
 
 if TYPE_CHECKING:
-    from airflow_wasabi_jobs.api.models import Job, JobReport, JobStatus
+    from airflow_wasabi_jobs.api.models import JobReport, JobState, JobStatus
     from airflow_wasabi_jobs.api.settings import Settings
 
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class Watch:
         self._askers = 0
         self._pace = Pace()
         self._listing = Listing()
+        self._is_open = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def next_step(self, interval: float, *, first: bool) -> float:
@@ -90,16 +91,27 @@ class Watch:
 
     async def look(self, look: Look) -> JobReport | JobStatus:
         """Take a look when it is due, and answer as soon as there is something to tell."""
-        if self.failure is not None:
-            raise self._failed()
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="wasabi-watch")
+        self._begin()
         self._wait_for(look)
         self._pending.add(look)
         try:
             return await look.answer
         finally:
             self._pending.discard(look)
+
+    async def ask(self, call: calls.Call[T], name: str) -> T:
+        """Carry a call that is no look, when the account may be asked."""
+        self._begin()
+        await self._is_open.wait()
+        if self.failure is not None:
+            raise self._failed()
+        return await self._ask(call, name)
+
+    def _begin(self) -> None:
+        if self.failure is not None:
+            raise self._failed()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="wasabi-watch")
 
     async def close(self) -> None:
         """End the watch, and all that it is about to do."""
@@ -110,12 +122,14 @@ class Watch:
     async def _run(self) -> None:
         try:
             async with AsyncJobsClient(self.account) as self._client, asyncio.TaskGroup() as self._tasks:
+                self._is_open.set()
                 while True:
                     batch = await self._next_batch()
                     self._tasks.create_task(self._look_at(batch))
         except BaseException as error:
             # Whatever it is, nobody may be left waiting for a watch that is gone.
             self.failure = _single(error)
+            self._is_open.set()
             for look in self._pending:
                 if not look.answer.done():
                     look.answer.set_exception(self._failed())
@@ -200,7 +214,7 @@ class Watch:
         finally:
             self._askers -= 1
 
-    async def _ask_for_page(self, call: calls.Call[list[Job]]) -> list[Job] | errors.AirError:
+    async def _ask_for_page(self, call: calls.Call[list[JobState]]) -> list[JobState] | errors.AirError:
         try:
             return await self._ask(call)
         except errors.AirError as error:
@@ -219,7 +233,7 @@ class Watch:
 
         await self._pace.turn()
         deadline = time.monotonic() + self.account.look_timeout
-        result: T = await tenacity.AsyncRetrying(**retry_policy(self.account))(attempt)
+        result: T = await tenacity.AsyncRetrying(**retry_policy(self.account, call))(attempt)
         return result
 
 

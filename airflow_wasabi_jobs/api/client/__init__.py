@@ -19,7 +19,7 @@ import tenacity
 import urllib3.exceptions
 import yarl
 
-from airflow_wasabi_jobs.api import calls, errors
+from airflow_wasabi_jobs.api import answers, calls, errors
 from airflow_wasabi_jobs.api.client.bounds import BoundedAdapter, BoundedConnector, BoundedSession
 from airflow_wasabi_jobs.api.client.environment import ca_bundle, proxy, ssl_context
 from airflow_wasabi_jobs.api.client.failures import no_answer
@@ -55,7 +55,7 @@ class JobsClient:
 
     def send(self, call: calls.Call[T]) -> T:
         """
-        Take one look: send the call, again if there is passing trouble, and return its result.
+        Take one look: send the call, a GET again if there is passing trouble, and return its result.
 
         It takes at most ``connect_timeout + 2 * read_timeout`` seconds, all tries and the waits between
         them included.
@@ -63,14 +63,16 @@ class JobsClient:
         :raises AirError: if no try brought the result; the last one's.
         """
         deadline = time.monotonic() + self.settings.look_timeout
-        result: T = tenacity.Retrying(**retry_policy(self.settings))(self._try, call, deadline)
+        result: T = tenacity.Retrying(**retry_policy(self.settings, call))(self._try, call, deadline)
         return result
 
     def _try(self, call: calls.Call[T], deadline: float) -> T:
         try:
-            with self._session.get(
+            with self._session.request(
+                call.method,
                 self.settings.base_url + call.path,
-                headers=calls.headers(self.settings),
+                data=call.body,
+                headers=calls.headers(self.settings, call),
                 timeout=_time_outs(self.settings, deadline - time.monotonic()),
                 allow_redirects=False,
                 stream=True,
@@ -79,7 +81,7 @@ class JobsClient:
                 for chunk in response.iter_content(_CHUNK):
                     body += chunk
                     _check_length(self.settings, call, body)
-                answer = calls.Answer(response.status_code, response.headers, bytes(body))
+                answer = answers.Answer(response.status_code, response.headers, bytes(body))
         except (
             requests.RequestException,
             urllib3.exceptions.HTTPError,
@@ -87,8 +89,8 @@ class JobsClient:
             OSError,
             UnicodeError,
         ) as cause:
-            raise no_answer(self.settings, call, cause) from calls.clean(self.settings, cause)
-        return calls.read(self.settings, call, answer)
+            raise no_answer(self.settings, call, cause) from answers.clean(self.settings, call, cause)
+        return answers.read(self.settings, call, answer)
 
 
 class AsyncJobsClient:
@@ -127,7 +129,7 @@ class AsyncJobsClient:
 
     async def send(self, call: calls.Call[T]) -> T:
         """
-        Take one look: send the call, again if there is passing trouble, and return its result.
+        Take one look: send the call, a GET again if there is passing trouble, and return its result.
 
         It takes at most ``connect_timeout + 2 * read_timeout`` seconds, all tries and the waits between
         them included.
@@ -135,7 +137,7 @@ class AsyncJobsClient:
         :raises AirError: if no try brought the result; the last one's.
         """
         deadline = time.monotonic() + self._settings.look_timeout
-        return await tenacity.AsyncRetrying(**retry_policy(self._settings))(self.attempt, call, deadline)
+        return await tenacity.AsyncRetrying(**retry_policy(self._settings, call))(self.attempt, call, deadline)
 
     async def attempt(self, call: calls.Call[T], deadline: float, name: str | None = None) -> T:
         """
@@ -151,10 +153,12 @@ class AsyncJobsClient:
         try:
             async with (
                 asyncio.timeout(connect) as time_out,
-                self._session.get(
+                self._session.request(
+                    call.method,
                     # Encoded as it is: aiohttp would take the encoding off some of an id's characters.
                     yarl.URL(settings.base_url + call.path, encoded=True),
-                    headers=calls.headers(settings),
+                    data=call.body,
+                    headers=calls.headers(settings, call),
                     allow_redirects=False,
                     proxy=self._proxy,
                     trace_request_ctx=(time_out, read),
@@ -164,10 +168,10 @@ class AsyncJobsClient:
                 async for chunk in response.content.iter_chunked(_CHUNK):
                     body += chunk
                     _check_length(settings, call, body)
-                answer = calls.Answer(response.status, response.headers, bytes(body))
+                answer = answers.Answer(response.status, response.headers, bytes(body))
         except (aiohttp.ClientError, OSError, UnicodeError) as cause:
-            raise no_answer(settings, call, cause) from calls.clean(settings, cause)
-        return calls.read(settings, call, answer)
+            raise no_answer(settings, call, cause) from answers.clean(settings, call, cause)
+        return answers.read(settings, call, answer)
 
 
 async def _answer_begins(_session: aiohttp.ClientSession, ctx: SimpleNamespace, _params: Any) -> None:
@@ -175,14 +179,15 @@ async def _answer_begins(_session: aiohttp.ClientSession, ctx: SimpleNamespace, 
     time_out.reschedule(asyncio.get_running_loop().time() + read)
 
 
-def retry_policy(settings: Settings) -> dict[str, Any]:
+def retry_policy(settings: Settings, call: calls.Call[Any]) -> dict[str, Any]:
     """Return how often and when a call is tried again within one look, as the arguments of tenacity's retrying."""
+    # What changes something is never sent twice: after an answer that was lost, only who sent it can tell.
+    tries = settings.options.retries + 1 if call.body is None else 1
     return {
         "retry": tenacity.retry_if_exception(lambda error: isinstance(error, errors.AirError) and error.is_passing),
         "wait": _pause,
         # No try begins that could not be ended within the look.
-        "stop": tenacity.stop_after_attempt(settings.options.retries + 1)
-        | tenacity.stop_before_delay(2 * settings.options.read_timeout),
+        "stop": tenacity.stop_after_attempt(tries) | tenacity.stop_before_delay(2 * settings.options.read_timeout),
         "reraise": True,
     }
 
@@ -204,7 +209,7 @@ def _time_outs(settings: Settings, left: float) -> tuple[float, float]:
 def _check_length(settings: Settings, call: calls.Call[Any], body: bytearray) -> None:
     if len(body) > _LONGEST_BODY:
         raise errors.UnexpectedAnswer(
-            calls.message(
+            answers.message(
                 settings,
                 call,
                 f"the answer is longer than {_LONGEST_BODY} bytes",

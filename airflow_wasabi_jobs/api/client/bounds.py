@@ -30,11 +30,16 @@ class _Answer(http.client.HTTPResponse):
 
     def _read_status(self) -> Any:
         try:
-            return super()._read_status()  # type: ignore[misc] # not in the stubs
+            told = super()._read_status()  # type: ignore[misc] # not in the stubs
+            # An answer may come after 103 Early Hints and the like. http.client itself passes over 100 only.
+            while 101 < told[1] < 200:
+                http.client.parse_headers(self.fp)
+                told = super()._read_status()  # type: ignore[misc]
         except http.client.BadStatusLine:
             if self._clocked.ended:
                 raise http.client.RemoteDisconnected("the answer ended within its first line") from None
             raise
+        return told
 
 
 class _Clocked(io.RawIOBase):

@@ -14,7 +14,7 @@ import aiohttp.http_exceptions
 import requests
 import urllib3.exceptions
 
-from airflow_wasabi_jobs.api import calls, errors
+from airflow_wasabi_jobs.api import answers, calls, errors
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
@@ -28,7 +28,9 @@ def no_answer(settings: Settings, call: calls.Call[Any], cause: BaseException) -
         return next((link for link in chain if isinstance(link, kinds)), None)
 
     def say(kind: type[errors.AirError], what: str, advice: str, status_code: int | None = None) -> errors.AirError:
-        return kind(calls.message(settings, call, settings.scrub(what), advice), status_code=status_code)
+        return kind(
+            answers.message(settings, call, settings.scrub(what, call.secrets), advice), status_code=status_code
+        )
 
     if status_code := _proxy_status(chain):
         return say(
