@@ -1,7 +1,7 @@
 """
 The verdicts that end a wait badly.
 
-Both are final, for the status of such a job never changes again: Airflow does not retry them, and with
+All are final, for the status of such a job never changes again: Airflow does not retry them, and with
 ``soft_fail=True`` the task is skipped. What goes wrong while asking is not a verdict: see
 :mod:`airflow_wasabi_jobs.api.errors`.
 """
@@ -17,3 +17,7 @@ class WasabiJobFailed(AirflowFailException):
 
 class WasabiJobCancelled(AirflowFailException):
     """Somebody cancelled the job."""
+
+
+class WasabiBatchFailed(AirflowFailException):
+    """More jobs of the batch failed or were cancelled than ``max_failures`` allows."""

@@ -8,53 +8,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.errors import AirError
-    from airflow_wasabi_jobs.api.models import JobStatus
 
 SIGN_OF_LIFE = 600.0
 
 
 class Story:
     """
-    Tells each change of a job's status once, the begin and the end of a trouble, and a sign of life now and then.
+    Tells each change of what is waited for once, the begin and the end of a trouble, and a sign of life now and then.
 
     :param log: the logger of the task or the trigger that waits.
-    :param job_id: the job that is waited for.
+    :param subject: what is waited for, such as ``Job 12345``.
     :param clock: what tells the time, in seconds.
     """
 
-    def __init__(self, log: Any, job_id: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: Any, subject: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._job_id = job_id
+        self._subject = subject
         self._clock = clock
         self._began = self._told_at = clock()
         self._failed_looks = 0
-        self.status: JobStatus | None = None
+        self.state: str | None = None
         self.trouble: Exception | None = None
 
-    def answered(self, status: JobStatus, error_count: int | None = None) -> None:
-        """Tell what a look brought, if it is news. A list does not tell how many errors a job has."""
+    def answered(self, state: str, details: str = "") -> None:
+        """
+        Tell what a look brought, if it is news.
+
+        :param state: what is news if it is another than before, such as a job's status.
+        :param details: what is told with it, but is no news by itself.
+        """
         self.trouble = None
         if self._failed_looks:
-            self._tell("Job %s: the API answers again. Looks without an answer: %d.", self._failed_looks)
+            self._tell("%s: the API answers again. Looks without an answer: %d.", self._failed_looks)
             self._failed_looks = 0
-        if status != self.status:
-            self.status = status
-            self._tell("Job %s: %s%s.", status.value, "" if error_count is None else f" (errors: {error_count})")
+        if state != self.state:
+            self.state = state
+            self._tell("%s: %s%s.", state, details and f" ({details})")
         elif self._is_quiet():
-            self._tell("Job %s: still %s, %.0f minutes into this wait.", status.value, self._minutes())
+            self._tell(
+                "%s: still %s%s, %.0f minutes into this wait.", state, details and f" ({details})", self._minutes()
+            )
 
     def troubled(self, error: AirError) -> None:
         """Tell that a look failed in a way that may pass, if it is news."""
         self._failed_looks += 1
         if self._failed_looks == 1:
             self._told_at = self._clock()
-            self._log.warning("Job %s: no answer at the moment, and the wait goes on. %s", self._job_id, error)
+            self._log.warning("%s: no answer at the moment, and the wait goes on. %s", self._subject, error)
         elif self._is_quiet():
-            self._tell("Job %s: still no answer, %.0f minutes into this wait.", self._minutes())
+            self._tell("%s: still no answer, %.0f minutes into this wait.", self._minutes())
 
     def _tell(self, line: str, *details: object) -> None:
         self._told_at = self._clock()
-        self._log.info(line, self._job_id, *details)
+        self._log.info(line, self._subject, *details)
 
     def _is_quiet(self) -> bool:
         return self._clock() - self._told_at >= SIGN_OF_LIFE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from typing import Any
@@ -14,9 +15,10 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
-from loopback import Loopback, answer, chunked, cut, json_answer, refusing, report, reset
+from loopback import ByPath, Loopback, answer, chunked, cut, json_answer, refusing, report, reset
 from waiting import MODES, deferred, wait
 
+from airflow_wasabi_jobs import sensors
 from airflow_wasabi_jobs.api import errors
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
@@ -101,7 +103,8 @@ def waits(monkeypatch: pytest.MonkeyPatch, connect: Any) -> Any:
             try:
                 return wait(monkeypatch, mode, **arguments)
             finally:
-                wait_for.looks = len(server.requests)
+                wait_for.asked = [request.target.rpartition("/")[2] for request in server.requests]
+                wait_for.looks = wait_for.asked.count("status")
 
     return wait_for
 
@@ -332,6 +335,140 @@ class TestWait:
         assert SECRET_KEY not in seen
 
 
+WHY = json_answer({"Id": "12345", "Status": "failed", "ErrorCode": "NO_SPEECH_MODEL", "ErrorCount": 3})
+no_reason = pytest.mark.parametrize(
+    "why",
+    [
+        pytest.param(answer(401), id="401"),
+        pytest.param(answer(404), id="404"),
+        pytest.param(answer(500), id="500"),
+        pytest.param(answer(200, "<html>"), id="html"),
+        pytest.param(reset(), id="reset"),
+        pytest.param(json_answer({"Status": "failed"}), id="none"),
+        pytest.param(json_answer({"Status": "failed", "ErrorCode": ""}), id="empty"),
+        pytest.param(json_answer({"Status": "failed", "ErrorCode": None}), id="null"),
+    ],
+)
+
+
+@in_each_mode
+class TestWhy:
+    @found
+    def test_a_failure_says_why(self, waits: Any, mode: str, before: list[bytes]) -> None:
+        with pytest.raises(WasabiJobFailed, match=r"failed, with 3 errors \(NO_SPEECH_MODEL\)\."):
+            waits(mode, *before, report("failed", 3), WHY)
+
+        assert waits.asked[-1] == "errors"
+
+    @found
+    def test_too_many_errors_say_why(self, waits: Any, mode: str, before: list[bytes]) -> None:
+        with pytest.raises(WasabiJobFailed, match=r"completed with 3 errors \(NO_SPEECH_MODEL\), and max_error_count"):
+            waits(mode, *before, report("completed", 3), WHY, max_error_count=1)
+
+    @found
+    @no_reason
+    @pytest.mark.parametrize("flag", [None, "silent_fail"])
+    def test_the_verdict_stands_without_a_reason(
+        self, waits: Any, mode: str, before: list[bytes], why: Any, flag: str | None
+    ) -> None:
+        with pytest.raises(WasabiJobFailed, match=r"failed, with 3 errors\. That is final"):
+            waits(mode, *before, report("failed", 3), why, **({flag: True} if flag else {}))
+
+    def test_the_log_says_that_nobody_knows_why(self, waits: Any, monkeypatch: Any, caplog: Any, mode: str) -> None:
+        monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
+        with pytest.raises(WasabiJobFailed):
+            waits(mode, report("failed", 3), answer(403))
+
+        assert "Job '12345': nobody can say why. Asked for the errors of job '12345'" in caplog.text
+
+    def test_a_key_in_the_reason_is_not_shown(self, waits: Any, mode: str) -> None:
+        why = json_answer({"Status": "failed", "ErrorCode": f"BAD {SECRET_KEY}"})
+        with pytest.raises(WasabiJobFailed, match=r"\(BAD \*\*\*\)"):
+            waits(mode, report("failed"), why)
+
+    @pytest.mark.parametrize("last", [report("completed", 3), report("cancelled", 3)], ids=["completed", "cancelled"])
+    def test_nobody_asks_why_otherwise(self, waits: Any, mode: str, last: bytes) -> None:
+        with contextlib.suppress(WasabiJobCancelled):
+            waits(mode, last, WHY)
+
+        assert "errors" not in waits.asked
+
+
+PATH = "s3://results/jobs/2025_04_29/12345/a.mp4_metadata.json"
+PLACE = json_answer({"Id": "12345", "Destination": {"Bucket": "results", "Region": "eu-1"}, "DestinationPath": PATH})
+NOT_YET = json_answer({"ErrorCode": "NOT_FOUND"}, 404)
+
+
+@in_each_mode
+class TestMetadata:
+    @pytest.fixture(autouse=True)
+    def _short(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sensors, "RESULT_PATIENCE", 0.3)
+        monkeypatch.setattr(sensors, "RESULT_PAUSE", 0.01)
+
+    @found
+    @pytest.mark.parametrize("until", [[], [NOT_YET], [NOT_YET] * 3], ids=["at-once", "soon", "later"])
+    def test_it_is_in_the_xcom(self, waits: Any, mode: str, before: list[bytes], until: list[bytes]) -> None:
+        xcom = waits(mode, *before, report("completed", 3), *until, PLACE, fetch_metadata=True)
+
+        assert xcom == {
+            "job_id": "12345",
+            "status": "completed",
+            "error_count": 3,
+            "metadata_path": PATH,
+            "destination": {"bucket": "results", "region": "eu-1"},
+        }
+        assert waits.asked.count("metadata") == len(until) + 1
+
+    @found
+    @pytest.mark.parametrize("soft_fail", [False, True])
+    def test_a_result_that_never_comes_is_an_error(
+        self, waits: Any, mode: str, before: list[bytes], soft_fail: bool
+    ) -> None:
+        with pytest.raises(errors.NotFound, match="the place of the result of job '12345'"):
+            waits(mode, *before, report("completed"), NOT_YET, fetch_metadata=True, soft_fail=soft_fail)
+
+        assert waits.asked.count("metadata") > 3
+
+    @found
+    @pytest.mark.parametrize("trouble", [answer(503), answer(429), reset()], ids=["503", "429", "reset"])
+    def test_what_passes_ends_nothing(
+        self, waits: Any, monkeypatch: Any, mode: str, before: list[bytes], trouble: Any
+    ) -> None:
+        monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.SHORTEST_PAUSE", 0.1)
+        api = ByPath(status=[*before, report("completed")], metadata=[trouble, trouble, PLACE])
+
+        assert waits(mode, api, fetch_metadata=True)["metadata_path"] == PATH
+
+    @found
+    @pytest.mark.parametrize(
+        ("trouble", "error"),
+        [
+            (answer(403), errors.Forbidden),
+            (answer(200, "<html>"), errors.UnexpectedAnswer),
+            (json_answer({"Id": "12345"}), errors.UnexpectedAnswer),
+        ],
+        ids=["403", "html", "no-path"],
+    )
+    def test_an_error_must_be_seen(
+        self, waits: Any, mode: str, before: list[bytes], trouble: bytes, error: Any
+    ) -> None:
+        api = ByPath(status=[*before, report("completed")], metadata=[trouble])
+        with pytest.raises(error):
+            waits(mode, api, fetch_metadata=True, soft_fail=True)
+
+    def test_a_verdict_needs_no_result(self, waits: Any, mode: str) -> None:
+        with pytest.raises(WasabiJobFailed):
+            waits(mode, report("failed"), WHY, fetch_metadata=True)
+
+        assert "metadata" not in waits.asked
+
+    def test_silent_fail_waits_on(self, waits: Any, mode: str) -> None:
+        api = ByPath(status=[report("completed")], metadata=[answer(403), answer(403), PLACE])
+
+        assert waits(mode, api, fetch_metadata=True, silent_fail=True)["metadata_path"] == PATH
+
+
 class TestDeferring:
     def test_hands_over_what_the_trigger_needs_and_no_key(self, connect: Any) -> None:
         with Loopback(report("in_progress")) as server:
@@ -358,6 +495,7 @@ class TestDeferring:
                 "max_wait": 90.0,
                 "end_from_trigger": False,
                 "max_error_count": None,
+                "fetch_metadata": False,
             },
         )
         assert task.method_name == "execute_complete"
@@ -438,7 +576,7 @@ class TestDeferring:
         told = [record.getMessage() for record in caplog.records if record.name == "sensor"]
         told = [text for text in told if "execute" not in text]
         assert "silent_fail" in told[0]
-        assert told[1].startswith("Job 12345: no answer")
+        assert told[1].startswith("Job '12345': no answer")
         assert "It is gone." in told[2] and "silent_fail" in told[2]
 
     def test_silent_fail_keeps_the_ids_as_they_were_checked(self, connect: Any) -> None:

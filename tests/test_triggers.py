@@ -13,6 +13,7 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from loopback import Loopback, answer, json_answer, late, report
 from waiting import first_event, sent_through_airflow
 
+from airflow_wasabi_jobs import triggers
 from airflow_wasabi_jobs.api import errors
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
@@ -126,7 +127,7 @@ def test_growing_intervals_are_those_of_a_poking_sensor(
 def test_growing_intervals_are_spread() -> None:
     made = trigger(poke_interval=60, exponential_backoff=True)
 
-    intervals = {made._interval(10) for _ in range(100)}
+    intervals = {triggers._interval(made, 10) for _ in range(100)}
     assert max(intervals) / min(intervals) > 1.5
 
 
@@ -202,12 +203,12 @@ def test_it_tells_its_story_and_reads_the_connection_once(connect: Any, monkeypa
         connect(server.url)
         fired(trigger())
 
-    told = [record.getMessage()[:25] for record in caplog.records if record.name == "trigger"]
+    told = [record.getMessage()[:27] for record in caplog.records if record.name == "trigger"]
     assert told == [
-        "Job 12345: in_progress (e",
-        "Job 12345: no answer at t",
-        "Job 12345: the API answer",
-        "Job 12345: completed (err",
+        "Job '12345': in_progress (e",
+        "Job '12345': no answer at t",
+        "Job '12345': the API answer",
+        "Job '12345': completed (err",
     ]
     assert looked_up == [1]
 
@@ -215,7 +216,7 @@ def test_it_tells_its_story_and_reads_the_connection_once(connect: Any, monkeypa
 def test_growing_intervals_never_overflow() -> None:
     made = trigger(poke_interval=60, exponential_backoff=True, max_wait=3600.0)
 
-    assert made._interval(100_000) == 3600
+    assert triggers._interval(made, 100_000) == 3600
 
 
 def test_nothing_blocks_the_event_loop(connect: Any) -> None:

@@ -39,7 +39,14 @@ MODES = {
 TIME_IS_UP = "Trigger timeout"
 
 
-def wait(monkeypatch: pytest.MonkeyPatch, mode: str, *, time_is_up: str = TIME_IS_UP, **arguments: Any) -> Any:
+def wait(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    *,
+    kind: type = WasabiJobSensor,
+    time_is_up: str = TIME_IS_UP,
+    **arguments: Any,
+) -> Any:
     """Wait in that mode until the wait ends, and return the XCom or raise what it ends with."""
     began = datetime.now(UTC)
     _first_reschedule(monkeypatch, began)
@@ -50,9 +57,9 @@ def wait(monkeypatch: pytest.MonkeyPatch, mode: str, *, time_is_up: str = TIME_I
 
     monkeypatch.setattr("airflow_wasabi_jobs.triggers._pushed", push)
     context: Any = {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: began, **_IDENTITY)}
-    sensor = WasabiJobSensor(
-        **{"task_id": "wait", "job_id": "12345", "poke_interval": 0.05, "timeout": 5, **MODES[mode], **arguments}
-    )
+    if kind is WasabiJobSensor:
+        arguments = {"job_id": "12345", **arguments}
+    sensor = kind(**{"task_id": "wait", "poke_interval": 0.05, "timeout": 5, **MODES[mode], **arguments})
     next_method, next_kwargs = None, None
     while True:
         process = copy.copy(sensor)
