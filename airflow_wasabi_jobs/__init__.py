@@ -1,4 +1,4 @@
-"""An Apache Airflow provider: a DAG waits for a Wasabi AiR job."""
+"""An Apache Airflow provider: a DAG submits Wasabi AiR jobs and waits for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-wasabi-jobs",
         "name": "Wasabi AiR",
-        "description": "Wait for `Wasabi AiR <https://wasabi.com/>`__ jobs: AI analysis of media in a bucket.",
+        "description": "Submit and wait for `Wasabi AiR <https://wasabi.com/>`__ jobs: "
+        "AI analysis of media in a bucket.",
         "versions": [__version__],
         "integrations": [
             {
@@ -22,6 +23,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.hooks"]}],
+        "operators": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.operators"]}],
         "sensors": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.sensors"]}],
         "triggers": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.triggers"]}],
         "connection-types": [

@@ -25,7 +25,7 @@ with DAG(
 
     @task
     def find_jobs() -> list[str]:
-        """Return the ids to wait for. In a real DAG, this is where the jobs are submitted."""
+        """Return the ids to wait for. In a real DAG, whoever submitted the jobs knows them."""
         return ["completes-trailer", "completes-interview", "completes-with-2-errors-archive"]
 
     wait = WasabiJobSensor.partial(

@@ -66,6 +66,34 @@ def test_mapped(monkeypatch: Any) -> None:
     assert tasks[("summarize", -1)] == ("success", 2)
 
 
+def test_submit_and_wait(monkeypatch: Any) -> None:
+    state, tasks = run(monkeypatch, "example_wasabi_submit_and_wait.py", speed=5)
+
+    assert state == "success"
+    analysed, report = tasks[("analyse", -1)]
+    assert analysed == "success"
+    assert (report["status"], report["error_count"]) == ("completed", 0)
+    assert report["destination"] == {"bucket": "results", "region": "us-east-1"}
+    assert report["metadata_path"].endswith(f"/{report['job_id']}/monday.mp4_metadata.json")
+    assert tasks[("use_result", -1)] == ("success", report["metadata_path"])
+
+
+def test_batch(monkeypatch: Any) -> None:
+    state, tasks = run(monkeypatch, "example_wasabi_batch.py", speed=5)
+
+    assert state == "success"
+    waited, report = tasks[("wait", -1)]
+    assert waited == "success"
+    assert report["batch"].startswith("example_wasabi_batch/")
+    assert (report["counts"], report["failures"]) == ({"completed": 3}, [])
+    found, paths = tasks[("find_results", -1)]
+    assert found == "success"
+    for number, (path, name) in enumerate(zip(paths, ["trailer", "interview", "archive"], strict=True)):
+        submitted, job_id = tasks[("submit", number)]
+        assert submitted == "success"
+        assert path.endswith(f"/{job_id}/{name}.mp4_metadata.json")
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_parses_without_a_warning_of_ours(example: Path) -> None:
     parse = (

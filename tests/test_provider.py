@@ -54,11 +54,11 @@ class TestCard:
         info = get_provider_info()
         named = [
             module
-            for kind in ("hooks", "sensors", "triggers")
+            for kind in ("hooks", "operators", "sensors", "triggers")
             for each in info[kind]
             for module in each["python-modules"]
         ]
-        assert named == ["airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.sensors", "airflow_wasabi_jobs.triggers"]
+        assert named == [f"airflow_wasabi_jobs.{name}" for name in ("hooks", "operators", "sensors", "triggers")]
         for module in named:
             __import__(module)
 
@@ -96,7 +96,7 @@ class TestInAirflow:
         listed = airflow_command("providers", "list", "--output", "json")
         (own,) = [each for each in listed if each["package_name"] == "airflow-wasabi-jobs"]
         assert own["version"] == __version__
-        assert own["description"].startswith("Wait for Wasabi AiR")
+        assert own["description"].startswith("Submit and wait for Wasabi AiR")
 
     def test_the_hook_is_known(self):
         # What `airflow providers hooks` prints.
@@ -233,16 +233,16 @@ class TestTheFormOfTheHook:
             assert field["schema"].get("format") == FIELDS[name]["schema"].get("format")
 
 
-def test_a_dag_file_that_imports_the_sensors_pays_for_nothing_more():
+def test_a_dag_file_that_imports_all_pays_for_nothing_more():
     """The scheduler parses every file again and again; what carries the calls is imported when a task runs."""
     dear = fresh_interpreter(
         "import json, sys\n"
-        "from airflow.providers.common.compat.sdk import BaseSensorOperator\n"
+        "from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator\n"
         "import airflow.triggers.base\n"
         "paid = set(sys.modules)\n"
-        "import airflow_wasabi_jobs.sensors\n"
+        "import airflow_wasabi_jobs.operators, airflow_wasabi_jobs.sensors\n"
         "print(json.dumps(sorted(set(sys.modules) - paid)))"
     )
-    assert "airflow_wasabi_jobs.sensors" in dear
+    assert {"airflow_wasabi_jobs.operators", "airflow_wasabi_jobs.sensors"} <= set(dear)
     assert {name.partition(".")[0] for name in dear} & {"requests", "aiohttp", "msgspec", "tenacity"} == set()
     assert not {"airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.api.client"} & set(dear)

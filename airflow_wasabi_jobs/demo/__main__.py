@@ -1,4 +1,4 @@
-"""Show a DAG that waits for jobs which complete, fail and are cancelled: what it prints is for a person."""
+"""Show a DAG that submits jobs and waits for what becomes of them: what it prints is for a person."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,27 +24,30 @@ from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 TIME_LIMIT = 180.0
 # Which end of each task is the right one: the class of its error, or none.
 EXPECTED = {
-    "wait_for_interview": None,
-    "wait_for_trailer": "WasabiJobFailed",
+    "analyse_interview": None,
+    "submit_clips[0]": None,
+    "submit_clips[1]": None,
+    "wait_for_clips": "WasabiBatchFailed",
     "wait_for_archive": "WasabiJobCancelled",
 }
 INTRODUCTION = """\
-A DAG waits for three Wasabi AiR jobs, with Airflow {airflow} and an emulated API. No account is needed.
-Its tasks run one after another, in no fixed order:
+A DAG submits Wasabi AiR jobs and waits for them, with Airflow {airflow} and an emulated API.
+No account is needed. A job's name tells the emulator how it is to end. The tasks, one after another:
 
-  wait_for_interview  pokes         for job completes-interview
-  wait_for_trailer    reschedules   for job fails-trailer
-  wait_for_archive    is deferred   for job cancels-archive
+  analyse_interview  submits completes-interview, waits for it and finds its result
+  submit_clips       submits completes-clip and fails-clip as a batch, without waiting
+  wait_for_clips     waits for that batch
+  wait_for_archive   waits for a job by its id, which is cancels-archive
 
 Setting up a private Airflow, which takes some seconds ..."""
 FINISH = """\
-All went as it should: the completed job's report is an XCom for the next task, and a job that failed
-or was cancelled fails its task at once, without a retry.
+All went as it should: metadata_path in the XCom tells the next task where the result lies, and a job
+that failed or was cancelled fails the task that waits for it at once, without a retry.
 
 What to do next:
-  - See it in Airflow's own pages, with a scheduler and a triggerer:   make airflow
-  - Put a sensor into a DAG, and use your own account:                 README.md
-  - Test your own DAGs on the emulator:                                {emulator} --help"""
+  - See it in Airflow's own pages, with a scheduler and a triggerer:  make airflow
+  - Put it into a DAG, and use your own account:                      README.md, example_dags
+  - Test your own DAGs on the emulator:                               {emulator} --help"""
 
 
 def main() -> int:
@@ -105,19 +109,26 @@ def _watch(airflow: subprocess.Popen[bytes], url: str, told: Path) -> dict[str, 
     running = True
     while running and time.monotonic() < deadline:
         running = airflow.poll() is None
-        for job in _jobs(url):
-            began = began if seen else time.monotonic()
-            if seen.get(job["Id"]) != job["Status"]:
-                seen[job["Id"]] = job["Status"]
-                _say(f"{time.monotonic() - began:6.1f} s  job   {job['Id']:<20} {job['Status']}")
+        # In this order: when a task's end is told, so is what ended it.
         events = told.read_text().splitlines() if told.exists() else []
+        jobs = list(_jobs(url))
+        began = began if seen or not jobs else time.monotonic()
+        seconds = time.monotonic() - began
+        happened: list[tuple[float, str]] = []
+        for job in jobs:
+            if seen.get(job["Id"]) != job["Status"]:
+                at = 0.0 if job["Id"] in seen else datetime.fromisoformat(job["Created"]).timestamp()
+                seen[job["Id"]] = job["Status"]
+                happened.append((at, f"{seconds:6.1f} s  job   {job['Name']:<19}  {job['Status']}"))
         for event in map(json.loads, events[lines:]):
             if "ready" in event:
-                _say(f"... done in {time.monotonic() - began:.0f} s. The first task begins in some seconds.\n")
+                _say(f"... done in {seconds:.0f} s. The first task begins in some seconds.\n")
             else:
                 ends[event["task"]] = event["error"]
-                _say(_end(event, time.monotonic() - began))
+                happened.append((event["at"], _end(event, seconds)))
         lines = len(events)
+        for _, line in sorted(happened):
+            _say(line)
         time.sleep(0.1)
     return ends
 
@@ -131,8 +142,10 @@ def _end(event: dict[str, Any], seconds: float) -> str:
     end, why = "success", f"XCom: {event['xcom']}"
     if event["error"]:
         end, why = "failed", f"{event['error']}: {event['message']}"
-    told = textwrap.fill(why, width=100, initial_indent=" " * 16, subsequent_indent=" " * 16)
-    return f"{seconds:6.1f} s  task  {event['task']:<20} {end}\n{told}\n"
+    # A path or an id stays whole, to be copied.
+    paragraph = textwrap.TextWrapper(width=100, break_long_words=False, break_on_hyphens=False)
+    paragraph.initial_indent = paragraph.subsequent_indent = " " * 16
+    return f"{seconds:6.1f} s  task  {event['task']:<19}  {end}\n{paragraph.fill(why)}\n"
 
 
 def _say(text: str) -> None:

@@ -118,8 +118,9 @@ Airflow is at     http://127.0.0.1:{port}
 Log in with       admin, password {password}
 The emulator is   {emulator.url}, in connection wasabi_default
 
-Trigger the DAGs example_wasabi_job_sensor and example_wasabi_mapped_sensors, and look at their tasks' logs.
-A job lives once: for another run, choose other ids in the first one's trigger form, like completes-again.
+Trigger the DAGs, first of all example_wasabi_submit_and_wait, and look at their tasks' logs and XComs.
+A job ends once: for another wait of example_wasabi_job_sensor, choose other ids in its trigger form, like
+completes-again. A DAG that submits has jobs of its own in each run.
 Ctrl-C stops all of it. What Airflow says is in {home / "standalone.log"}"""
 
 

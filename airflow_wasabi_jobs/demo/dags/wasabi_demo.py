@@ -1,30 +1,35 @@
-"""The DAG of the demo: three jobs with three fates, waited for in the three modes of a sensor."""
+"""The DAG of the demo: a file is submitted and waited for, then a batch of two, then a job that is there already."""
 
 from __future__ import annotations
 
 import json
 import os
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_wasabi_jobs.sensors import WasabiJobSensor
+from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
+from airflow_wasabi_jobs.sensors import WasabiBatchSensor, WasabiJobSensor
 
 
 def tell(context: Any) -> None:
     """Tell the demo what became of a task."""
     ti, error = context["ti"], context.get("exception")
     told = {
-        "task": ti.task_id,
-        "xcom": None if error else ti.xcom_pull(task_ids=ti.task_id),
+        "at": time.time(),
+        "task": ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]",
+        "xcom": None if error else ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index),
         "error": error and type(error).__name__,
         "message": error and str(error),
     }
     with Path(os.environ["WASABI_DEMO_TOLD"]).open("a") as file:
         file.write(json.dumps(told) + "\n")
 
+
+ANALYSIS = {"destination": {"bucket": "results", "region": "us-east-1"}, "services": ["ocr", "s2t"]}
 
 with DAG(
     dag_id="wasabi_demo",
@@ -34,10 +39,29 @@ with DAG(
         "poke_interval": 1,
         # An answer that is final is not retried, so these do not happen.
         "retries": 2,
+        "retry_delay": timedelta(seconds=1),
         "on_success_callback": tell,
         "on_failure_callback": tell,
     },
 ) as dag:
-    WasabiJobSensor(task_id="wait_for_interview", job_id="completes-interview", mode="poke")
-    WasabiJobSensor(task_id="wait_for_trailer", job_id="fails-trailer", mode="reschedule")
-    WasabiJobSensor(task_id="wait_for_archive", job_id="cancels-archive", deferrable=True)
+    analyse_interview = WasabiSubmitJobOperator(
+        task_id="analyse_interview",
+        name="completes-interview",
+        source={"bucket": "media", "object_key": "interview.mp4"},
+        **ANALYSIS,  # type: ignore[arg-type]
+        fetch_metadata=True,
+        deferrable=True,
+    )
+    submit_clips = WasabiSubmitJobOperator.partial(
+        task_id="submit_clips", **ANALYSIS, batch="clips", wait_for_completion=False
+    ).expand_kwargs(
+        [
+            {"name": name, "source": {"bucket": "media", "object_key": f"{name}.mp4"}}
+            for name in ("completes-clip", "fails-clip")
+        ]
+    )
+    wait_for_clips = WasabiBatchSensor(task_id="wait_for_clips", batch="clips", expected_jobs=2, deferrable=True)
+    # It needs nothing of the others, and comes last only to let what is printed be read from top to bottom.
+    wait_for_archive = WasabiJobSensor(task_id="wait_for_archive", job_id="cancels-archive", trigger_rule="all_done")
+
+    analyse_interview >> submit_clips >> wait_for_clips >> wait_for_archive
