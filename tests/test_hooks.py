@@ -7,21 +7,24 @@ import json
 import logging
 import os
 import threading
+import traceback
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
 from airflow.models.connection import Connection
-from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook
-from loopback import Loopback, answer, json_answer, refusing, report
+from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, redact
+from loopback import Loopback, answer, cut, hang, json_answer, refusing, report, reset
 
 from airflow_wasabi_jobs import hooks
 from airflow_wasabi_jobs.api import calls, errors
-from airflow_wasabi_jobs.api.models import Job, JobReport, JobStatus
+from airflow_wasabi_jobs.api.models import Destination, Job, JobErrors, JobMetadata, JobReport, JobStatus, Source
 from airflow_wasabi_jobs.api.settings import Options
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
 ACCESS_KEY, SECRET_KEY = "the-access-key", "the-secret-key"
 NEW_ACCESS_KEY, NEW_SECRET_KEY = "a-new-access-key", "a-new-secret-key"
+SOURCE_ACCESS_KEY, SOURCE_SECRET_KEY = "the-source's-access+key", "the/source's-secret+key="
 RUNNING = JobReport("12345", JobStatus.IN_PROGRESS)
 UNAUTHORIZED = json_answer({"Error": "Unauthorized", "ErrorCode": "UNAUTHORIZED"}, 401)
 
@@ -360,6 +363,13 @@ class TestJobId:
         assert not isinstance(told.value, errors.AirError)
         assert look_ups == []
 
+    @pytest.mark.parametrize("method", ["get_job", "get_job_errors", "get_job_metadata"])
+    @pytest.mark.parametrize("job_id", [None, "", "None", ".."])
+    def test_is_checked_whatever_is_asked_of_the_job(self, ask, look_ups, method, job_id):
+        with pytest.raises(ValueError, match=r"^job_id is .*\.$"):
+            getattr(WasabiJobsHook("nobody_wrote_it"), method)(job_id)
+        assert look_ups == []
+
     @pytest.mark.parametrize(
         ("job_id", "asked"),
         [
@@ -393,6 +403,368 @@ def test_the_client_takes_the_other_calls_too(connect):
         hook = WasabiJobsHook()
         assert hook.get_conn().send(calls.list_jobs()) == [Job("12345", "failed")]
         assert hook.get_conn() is hook.get_conn()
+
+
+class TestWhatElseIsAskedOfAJob:
+    def test_the_job(self, connect):
+        with Loopback(
+            json_answer({"Id": "a/b", "Status": "failed", "Created": "2024-11-13T07:11:51Z", "Priority": 5})
+        ) as server:
+            connect(host=server.url)
+            assert WasabiJobsHook().get_job(" a/b\n") == Job(
+                "a/b", JobStatus.FAILED, priority=5, created=datetime(2024, 11, 13, 7, 11, 51, tzinfo=UTC)
+            )
+        assert server.requests[0].target == "/jobs/a%2Fb"
+
+    def test_its_errors(self, connect):
+        with Loopback(json_answer({"Status": "failed", "ErrorCode": "INTERNAL_ERROR", "ErrorCount": 2})) as server:
+            connect(host=server.url)
+            assert WasabiJobsHook().get_job_errors(12345) == JobErrors("12345", JobStatus.FAILED, 2, "INTERNAL_ERROR")
+        assert server.requests[0].target == "/jobs/12345/errors"
+
+    def test_where_its_result_lies(self, connect):
+        told = {"DestinationPath": "s3://results/1", "Destination": {"Bucket": "results", "Region": "us-east-1"}}
+        with Loopback(json_answer(told)) as server:
+            connect(host=server.url)
+            metadata = WasabiJobsHook().get_job_metadata("12345")
+        assert metadata == JobMetadata("12345", "s3://results/1", Destination("results", "us-east-1"))
+        assert metadata.as_xcom() == {
+            "metadata_path": "s3://results/1",
+            "destination": {"bucket": "results", "region": "us-east-1"},
+        }
+        assert server.requests[0].target == "/jobs/12345/metadata"
+
+    def test_there_is_no_result_yet(self, connect):
+        with Loopback(json_answer({"ErrorCode": "NOT_FOUND"}, 404)) as server:
+            connect(host=server.url)
+            with pytest.raises(errors.NotFound, match="once the job is completed"):
+                WasabiJobsHook().get_job_metadata("12345")
+
+
+def page_of(*numbers):
+    """Write a page of jobs whose ids are these numbers."""
+    return json_answer({"Records": [{"Id": str(number), "Status": "failed"} for number in numbers]})
+
+
+class TestListing:
+    def listed(self, **filters):
+        return [int(job.job_id) for job in WasabiJobsHook().list_jobs(**filters)]
+
+    def test_jobs_are_read_as_they_are(self, connect):
+        record = {"Id": 1, "Status": "Archived", "Name": "a job", "Source": {"Bucket": "media"}, "Batch": "b"}
+        with Loopback(json_answer({"Records": [record]})) as server:
+            connect(host=server.url)
+            assert list(WasabiJobsHook().list_jobs()) == [
+                Job("1", None, name="a job", source=Source(bucket="media"), batch="b")
+            ]
+
+    def test_nothing_is_asked_before_it_is_needed(self, connect, look_ups):
+        with Loopback(page_of(*range(100)), page_of(*range(100, 200)), page_of(200)) as server:
+            connect(host=server.url)
+            jobs = WasabiJobsHook().list_jobs()
+            assert (len(server.requests), look_ups) == (0, [])
+            asked_after = {}
+            for number, job in enumerate(jobs, start=1):
+                assert job.job_id == str(number - 1)
+                asked_after[number] = len(server.requests)
+        assert [asked_after[number] for number in (1, 100, 101, 200, 201)] == [1, 1, 2, 2, 3]
+        assert [request.target.partition("&")[0] for request in server.requests] == [
+            "/jobs?pageNumber=1", "/jobs?pageNumber=2", "/jobs?pageNumber=3",
+        ]  # fmt: skip
+        assert look_ups == ["wasabi_default"]
+
+    def test_the_first_is_had_for_one_page(self, connect):
+        with Loopback(page_of(*range(100))) as server:
+            connect(host=server.url)
+            assert next(WasabiJobsHook().list_jobs()).job_id == "0"
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("pages", "count"),
+        [
+            ([[]], 0),
+            ([range(99)], 99),
+            ([range(100), []], 100),
+            ([range(100), range(100, 199)], 199),
+            ([range(100), range(100, 200), [200]], 201),
+        ],
+    )
+    def test_a_short_page_is_the_last(self, connect, pages, count):
+        never = page_of(-1)
+        with Loopback(*(page_of(*page) for page in pages), never) as server:
+            connect(host=server.url)
+            assert self.listed() == list(range(count))
+        assert len(server.requests) == len(pages)
+
+    def test_each_job_comes_once_though_pages_overlap(self, connect):
+        with Loopback(page_of(*range(100)), page_of(*range(90, 190)), page_of(3, 189, 190, 190)) as server:
+            connect(host=server.url)
+            assert self.listed() == list(range(191))
+
+    def test_a_server_that_repeats_a_page_for_ever_is_not_asked_for_ever(self, connect):
+        same = page_of(*range(100))
+        with Loopback(same, same, answer(403)) as server:
+            connect(host=server.url)
+            assert self.listed() == list(range(100))
+        assert len(server.requests) == 2
+
+    @pytest.mark.parametrize(
+        ("filters", "query"),
+        [
+            ({}, "&sortOrder=Asc"),
+            ({"newest_first": True}, "&sortOrder=Desc"),
+            ({"batch": "a b&c"}, "&sortOrder=Asc&batch=a%20b%26c"),
+            ({"name": "ü/1"}, "&sortOrder=Asc&name=%C3%BC%2F1"),
+            ({"status": JobStatus.FAILED}, "&sortOrder=Asc&status=failed"),
+            ({"status": "in_progress"}, "&sortOrder=Asc&status=in_progress"),
+            (
+                {"batch": "b", "name": "n", "status": "failed", "newest_first": True},
+                "&sortOrder=Desc&status=failed&batch=b&name=n",
+            ),
+        ],
+    )
+    def test_what_is_looked_for_is_asked_for_on_each_page(self, connect, filters, query):
+        with Loopback(page_of(*range(100)), page_of()) as server:
+            connect(host=server.url)
+            self.listed(**filters)
+        assert [request.target for request in server.requests] == [
+            f"/jobs?pageNumber={number}&pageSize=100&sortBy=Created{query}" for number in (1, 2)
+        ]
+
+    @pytest.mark.parametrize("status", ["", "Failed", "None", "done", "failed ", 5])
+    def test_a_status_that_there_is_not_is_told_at_once(self, look_ups, status):
+        with pytest.raises(ValueError, match="is not a valid JobStatus"):
+            WasabiJobsHook("nobody_wrote_it").list_jobs(status=status)
+        assert look_ups == []
+
+    def test_each_page_is_tried_again_in_passing_trouble(self, connect):
+        busy = answer(503, Retry_After="0")
+        with Loopback(busy, page_of(*range(100)), busy, page_of(100)) as server:
+            connect(host=server.url, extra={"retries": 1})
+            assert self.listed() == list(range(101))
+
+    def test_keys_that_were_changed_between_two_pages(self, connect, log):
+        def refuse_and_change(_):
+            connect(host=server.url, login=NEW_ACCESS_KEY, password=NEW_SECRET_KEY)
+            return UNAUTHORIZED
+
+        with Loopback(page_of(*range(100)), refuse_and_change, page_of(100)) as server:
+            connect(host=server.url)
+            assert self.listed() == list(range(101))
+        assert keys_of(server.requests[2]) == (NEW_ACCESS_KEY, NEW_SECRET_KEY)
+        assert "pageNumber=2&" in server.requests[2].target
+
+    def test_an_error_comes_where_the_page_is_needed(self, connect):
+        with Loopback(page_of(*range(100)), answer(403)) as server:
+            connect(host=server.url)
+            jobs = WasabiJobsHook().list_jobs()
+            assert [next(jobs).job_id for _ in range(100)] == [str(number) for number in range(100)]
+            with pytest.raises(errors.Forbidden, match="WasabiViewAiR"):
+                next(jobs)
+
+
+SUBMITTED = json_answer({"Job": {"Id": "12345", "Status": "submitted", "Name": "a job"}})
+JOB = Job("12345", JobStatus.SUBMITTED, name="a job")
+
+
+def submit(hook, **fields):
+    least = {
+        "name": "a job",
+        "source": {"bucket": "media", "object_key": "a.mp4"},
+        "destination": {"bucket": "results", "region": "us-east-1"},
+        "services": ["ocr"],
+    }
+    return hook.submit_job(**{**least, **fields})
+
+
+class TestSubmitting:
+    def test_as_little_as_there_can_be(self, connect, look_ups):
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            assert submit(WasabiJobsHook()) == JOB
+        (request,) = server.requests
+        assert (request.method, request.target) == ("POST", "/jobs")
+        assert keys_of(request) == (ACCESS_KEY, SECRET_KEY)
+        assert json.loads(request.body) == {
+            "Name": "a job",
+            "Services": {"ocr": ""},
+            "Source": {"Bucket": "media", "ObjectKey": "a.mp4"},
+            "Destination": {"Bucket": "results", "Region": "us-east-1"},
+        }
+        assert look_ups == ["wasabi_default"]
+
+    def test_all_that_there_is(self, connect, look_ups):
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            connect("the_source", conn_type="aws", login=SOURCE_ACCESS_KEY, password=f" {SOURCE_SECRET_KEY}\n")
+            job = submit(
+                WasabiJobsHook(),
+                source={
+                    "bucket": "media",
+                    "object_key": "a.mp4",
+                    "region": "eu-1",
+                    "endpoint": "https://s3.example.com",
+                },
+                services={"ocr": "", "logo": {"config": {"rec_confidence_threshold": 0.85}}},
+                priority=10,
+                batch="a batch",
+                source_conn_id="the_source",
+            )
+        assert job == JOB
+        assert json.loads(server.requests[0].body) == {
+            "Name": "a job",
+            "Services": {"ocr": "", "logo": {"config": {"rec_confidence_threshold": 0.85}}},
+            "Source": {
+                "Bucket": "media",
+                "ObjectKey": "a.mp4",
+                "Region": "eu-1",
+                "Endpoint": "https://s3.example.com",
+                "AccessKey": SOURCE_ACCESS_KEY,
+                "SecretKey": SOURCE_SECRET_KEY,
+            },
+            "Destination": {"Bucket": "results", "Region": "us-east-1"},
+            "Priority": 10,
+            "Batch": "a batch",
+        }
+        assert sorted(look_ups) == ["the_source", "wasabi_default"]
+
+    @pytest.mark.parametrize(
+        ("fields", "words"),
+        [
+            ({"name": " "}, "name is ' ': a job needs a name"),
+            ({"source": {"bucket": "media"}}, "source has no object_key"),
+            ({"source": {"bucket": "b", "object_key": "o", "secret_key": SOURCE_SECRET_KEY}}, "see source_conn_id"),
+            ({"destination": {"bucket": "results"}}, "destination has no region"),
+            ({"services": []}, "services names no service"),
+            ({"priority": 11}, "priority is 11"),
+            ({"batch": ""}, "batch is ''"),
+        ],
+    )
+    def test_what_can_not_be_sent_is_told_before_anything_is(self, connect, fields, words):
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            with pytest.raises(ValueError) as told:
+                submit(WasabiJobsHook(), **fields)
+        assert words in str(told.value)
+        assert SOURCE_SECRET_KEY not in str(told.value)
+        assert server.requests == []
+
+    @pytest.mark.parametrize("script", [answer(429, Retry_After="0"), answer(503), cut(), reset(), hang()])
+    def test_once_and_not_twice(self, connect, script):
+        with Loopback(script, SUBMITTED) as server:
+            connect(host=server.url, extra={"retries": 3, "read_timeout": 0.5})
+            with pytest.raises(errors.AirError) as told:
+                submit(WasabiJobsHook())
+        assert told.value.is_passing
+        assert len(server.requests) == 1
+
+    def test_again_once_with_keys_that_were_changed(self, connect, look_ups, log):
+        def refuse_and_change(_):
+            connect(host=server.url, login=NEW_ACCESS_KEY, password=NEW_SECRET_KEY)
+            return UNAUTHORIZED
+
+        with Loopback(refuse_and_change, SUBMITTED) as server:
+            connect(host=server.url)
+            connect("the_source", login=SOURCE_ACCESS_KEY, password=SOURCE_SECRET_KEY)
+            assert submit(WasabiJobsHook(), source_conn_id="the_source") == JOB
+        first, second = server.requests
+        assert (first.method, second.method) == ("POST", "POST")
+        assert first.body == second.body
+        assert [keys_of(first), keys_of(second)] == [(ACCESS_KEY, SECRET_KEY), (NEW_ACCESS_KEY, NEW_SECRET_KEY)]
+        assert sorted(look_ups) == ["the_source", "wasabi_default", "wasabi_default"]
+        assert len(log) == 1
+
+    @pytest.mark.parametrize("then", [UNAUTHORIZED, answer(503)], ids=["401", "503"])
+    def test_no_third_time(self, connect, then):
+        def refuse_and_change(_):
+            connect(host=server.url, password=NEW_SECRET_KEY)
+            return UNAUTHORIZED
+
+        with Loopback(refuse_and_change, then, SUBMITTED) as server:
+            connect(host=server.url)
+            with pytest.raises(errors.Refusal):
+                submit(WasabiJobsHook())
+        assert len(server.requests) == 2
+
+    def test_not_again_with_keys_that_were_not(self, connect):
+        with Loopback(UNAUTHORIZED, SUBMITTED) as server:
+            connect(host=server.url)
+            with pytest.raises(errors.Unauthorized):
+                submit(WasabiJobsHook())
+        assert len(server.requests) == 1
+
+    def test_without_the_policy_for_it(self, connect):
+        with Loopback(answer(403)) as server:
+            connect(host=server.url)
+            with pytest.raises(errors.Forbidden, match="WasabiManageAiR"):
+                submit(WasabiJobsHook())
+
+
+class TestTheKeysOfASource:
+    @pytest.mark.parametrize("conn_id", ["nobody_wrote_it", "", "None"])
+    def test_there_is_no_such_connection(self, connect, conn_id):
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            with pytest.raises(errors.InvalidSettings) as told:
+                submit(WasabiJobsHook(), source_conn_id=conn_id)
+        assert not isinstance(told.value, AirflowException)
+        assert isinstance(told.value.__cause__, AirflowNotFoundException)
+        assert f"There is no connection {conn_id!r}, which source_conn_id names" in str(told.value)
+        assert "as login and the secret key as password" in str(told.value)
+        assert server.requests == []
+
+    @pytest.mark.parametrize("field", ["login", "password"])
+    @pytest.mark.parametrize("key", [None, "", " ", "two words", "line\nbreak", "schlüssel", "nul\0"])
+    def test_a_connection_without_a_key_that_can_be_one(self, connect, field, key):
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            connect("the_source", **{"login": SOURCE_ACCESS_KEY, "password": SOURCE_SECRET_KEY, field: key})
+            with pytest.raises(errors.InvalidSettings) as told:
+                submit(WasabiJobsHook(), source_conn_id="the_source")
+        assert "'the_source', which source_conn_id names" in str(told.value)
+        assert "access key of the source as login and the secret key as password" in str(told.value)
+        for secret in (SOURCE_ACCESS_KEY, SOURCE_SECRET_KEY, *((key,) if key and key.strip() else ())):
+            assert secret not in str(told.value)
+        assert server.requests == []
+
+    def test_are_read_anew_for_each_job(self, connect):
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            hook = WasabiJobsHook()
+            for secret_key in ("the-first-secret", "the-second-secret"):
+                connect("the_source", login=SOURCE_ACCESS_KEY, password=secret_key)
+                submit(hook, source_conn_id="the_source")
+        sent = [json.loads(request.body)["Source"]["SecretKey"] for request in server.requests]
+        assert sent == ["the-first-secret", "the-second-secret"]
+
+    @pytest.mark.parametrize("status", [200, 400, 401, 500])
+    def test_are_in_no_log_line_error_or_repr(self, connect, caplog, capfd, status):
+        def echo(wire):
+            return answer(status, b"No such keys: " + wire.request.body)
+
+        caplog.set_level("DEBUG")
+        with Loopback(echo) as server:
+            connect(host=server.url)
+            connect("the_source", login=SOURCE_ACCESS_KEY, password=SOURCE_SECRET_KEY)
+            hook = WasabiJobsHook()
+            with pytest.raises(errors.AirError) as told:
+                submit(hook, source_conn_id="the_source")
+        printed = capfd.readouterr()
+        shown = "".join(traceback.format_exception(told.value))
+        seen = f"{shown} {vars(told.value)!r} {vars(hook)!r} {caplog.text} {printed.out} {printed.err}"
+        assert "***" in seen
+        assert SOURCE_ACCESS_KEY not in seen
+        assert SOURCE_SECRET_KEY not in seen
+
+    def test_airflow_masks_the_secret_one_in_the_logs_of_tasks(self, connect):
+        secret_key = "0nly/t0ld+in=this-0ne"
+        assert redact(secret_key) == secret_key
+        with Loopback(SUBMITTED) as server:
+            connect(host=server.url)
+            connect("the_source", login=SOURCE_ACCESS_KEY, password=secret_key)
+            submit(WasabiJobsHook(), source_conn_id="the_source")
+        assert redact(secret_key) == "***"
+        assert secret_key not in redact(f"The secret key is {secret_key}.")
 
 
 class TestTheEventLoop:

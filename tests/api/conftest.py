@@ -12,16 +12,48 @@ import trustme
 
 from airflow_wasabi_jobs.api import calls
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
+from airflow_wasabi_jobs.api.models import Destination, Source, Submission
 from airflow_wasabi_jobs.api.settings import check
 
 ACCESS_KEY = "ACCESSKEY0123456789X"
 SECRET_KEY = "secret/key+with=signs/0123456789"
+SOURCE_ACCESS_KEY = "SOURCEKEY+0123456789"
+SOURCE_SECRET_KEY = "source/secret+key=0123456789"
 STATUS = calls.job_status("12345")
 
 
 @pytest.fixture(scope="session")
 def keys():
     return ACCESS_KEY, SECRET_KEY
+
+
+@pytest.fixture(scope="session")
+def source_keys():
+    return SOURCE_ACCESS_KEY, SOURCE_SECRET_KEY
+
+
+@pytest.fixture(scope="session")
+def submission():
+    """Make what is submitted: as little as there can be, with the keys of a source, unless told otherwise."""
+
+    def make(**fields):
+        least = {
+            "name": "a job",
+            "source": Source(bucket="media", object_key="a.mp4"),
+            "destination": Destination(bucket="results", region="us-east-1"),
+            "services": {"ocr": ""},
+            "source_access_key": SOURCE_ACCESS_KEY,
+            "source_secret_key": SOURCE_SECRET_KEY,
+        }
+        return Submission(**{**least, **fields})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def submit(submission):
+    """The call that submits that."""
+    return calls.submit_job(submission())
 
 
 @pytest.fixture
