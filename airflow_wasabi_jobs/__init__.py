@@ -32,9 +32,15 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_wasabi_jobs.hooks.WasabiJobsHook",
                 "hook-name": "Wasabi AiR",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["port", "schema"],
-                    "relabeling": {"host": "Base URL", "login": "Access key", "password": "Secret key"},
-                    "placeholders": {"host": "https://air.example.com"},
+                    "hidden-fields": ["schema"],
+                    # The port is there because Airflow 3.3.1 and 3.3.2 test no connection without one.
+                    "relabeling": {
+                        "host": "Base URL",
+                        "login": "Access key",
+                        "password": "Secret key",
+                        "port": "Port",
+                    },
+                    "placeholders": {"host": "https://air.example.com", "port": "443, or the one in the Base URL"},
                 },
                 "conn-fields": {
                     "connect_timeout": {
@@ -49,7 +55,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "retries": {
                         "label": "Retries",
-                        "description": "How many more times a request is tried within one look. Default 3.",
+                        "description": "How often a request that failed is tried again, if that may help. Default 3.",
                         "schema": {"type": ["integer", "null"], "minimum": 0, "maximum": 10},
                     },
                     "verify": {

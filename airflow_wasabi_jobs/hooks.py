@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -345,7 +346,7 @@ class WasabiJobsHook(BaseHook):
             port=connection.port,
             # Airflow keeps the path of a connection's URI in the field of that name.
             path=connection.schema,
-            extra=connection.extra,
+            extra=_as_saved(connection.extra),
         )
 
     def _tell_new_keys(self) -> None:
@@ -368,6 +369,27 @@ def _checked(job_id: str) -> str:
 async def _asend(settings: Settings, call: calls.Call[T]) -> T:
     async with AsyncJobsClient(settings) as client:
         return await client.send(call)
+
+
+def _as_saved(extra: str | None) -> str | None:
+    """
+    Return the extra as Airflow saves it.
+
+    The Test button of Airflow 2 tests the form as it is: each field of the extra is there a second time under a name
+    of the form's own, and a ticked box is a "y".
+    """
+    prefix = f"extra__{WasabiJobsHook.conn_type}__"
+    if not extra or f'"{prefix}' not in extra:
+        return extra
+    try:
+        given = json.loads(extra)
+        saved = {name: value for name, value in given.items() if not name.startswith(prefix)}
+    except (ValueError, AttributeError, RecursionError):
+        return extra
+    for name, field in _card()["conn-fields"].items():
+        if "boolean" in field["schema"]["type"] and saved.get(name) == "y":
+            saved[name] = True
+    return json.dumps(saved)
 
 
 def _card() -> dict[str, Any]:

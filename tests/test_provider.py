@@ -23,9 +23,9 @@ AIRFLOW = tuple(map(int, airflow.__version__.split(".")[:2]))
 (CARD,) = get_provider_info()["connection-types"]
 FIELDS = CARD["conn-fields"]
 BEHAVIOUR = {
-    "hidden_fields": ["port", "schema"],
-    "relabeling": {"host": "Base URL", "login": "Access key", "password": "Secret key"},
-    "placeholders": {"host": "https://air.example.com"},
+    "hidden_fields": ["schema"],
+    "relabeling": {"host": "Base URL", "login": "Access key", "password": "Secret key", "port": "Port"},
+    "placeholders": {"host": "https://air.example.com", "port": "443, or the one in the Base URL"},
 }
 
 
@@ -123,7 +123,7 @@ class TestInAirflow:
             if field
         } == {
             "url_schema": (True, None, None),
-            "port": (True, None, None),
+            "port": (False, "Port", "443, or the one in the Base URL"),
             "host": (False, "Base URL", "https://air.example.com"),
             "login": (False, "Access key", None),
             "password": (False, "Secret key", None),

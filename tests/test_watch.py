@@ -238,7 +238,7 @@ def test_a_list_changes_no_outcome_and_delays_none(lists: Any) -> None:
                     api.jobs[job_id] = fates[number % 3]
             half_at = asyncio.get_running_loop().time()
             await until(lambda: len(waits.ends) == 60)
-            assert max(waits.ends.values()) - half_at < 2 * INTERVAL + 1.0
+            assert max(waits.ends.values()) - half_at < 2 * INTERVAL + 2.0  # which a busy machine may take
             assert all(api.jobs[job_id] != "in_progress" for job_id in waits.ends)
             for number, job_id in enumerate(list(api.jobs)):
                 api.jobs[job_id] = fates[number % 3]

@@ -53,6 +53,11 @@ class Source(msgspec.Struct, rename="pascal", omit_defaults=True):
     endpoint: str | None = None
     region: str | None = None
     provider: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = None
+
+    def __post_init__(self) -> None:
+        self.access_key = self.secret_key = None
 
 
 class Destination(msgspec.Struct, rename="pascal"):

@@ -209,7 +209,8 @@ class _Page(msgspec.Struct, rename="camel"):
     page_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 25
     batch: str | None = None
     name: str | None = None
-    status: JobStatus | None = None
+    # Not None, for which the text "null" would be taken.
+    status: JobStatus | msgspec.UnsetType = msgspec.UNSET
     sort_by: Literal["Created"] = "Created"
     sort_order: Literal["Asc", "Desc"] = "Asc"
 
@@ -231,7 +232,7 @@ class _Api:
             for job in (self._jobs if page.sort_order == "Asc" else reversed(self._jobs))
             if (page.batch is None or self._matches(page.batch, job.definition.batch))
             and (page.name is None or self._matches(page.name, job.definition.name))
-            and (page.status is None or job.status(now) is page.status)
+            and (page.status is msgspec.UNSET or job.status(now) is page.status)
         )
         first = min((page.page_number - 1) * page.page_size, len(self._jobs))
         return _json({"Records": [job.brief(now) for job in islice(matching, first, first + page.page_size)]})

@@ -1,0 +1,113 @@
+"""The description of the API: a maker of answers that it allows, and a judge of those that were understood."""
+
+from __future__ import annotations
+
+import functools
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+from hypothesis import strategies as st
+
+PATH = Path(__file__).with_name("air-jobs-api.yaml")
+DESCRIPTION = yaml.safe_load(PATH.read_text())
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+# What can be asked for. No call can be sent with another.
+IDS = st.sampled_from(["12345", "67345137bcb6dce44b35a6a6281711e7"]) | st.text(min_size=1, max_size=40).filter(
+    lambda text: text == text.strip() and text not in {".", "..", "None"}
+)
+ZONES = st.integers(min_value=-14 * 60, max_value=14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+DATES = st.datetimes(timezones=st.just(UTC) | ZONES).map(lambda date: date.isoformat().replace("+00:00", "Z"))
+
+
+@functools.cache
+def answers(name: str) -> st.SearchStrategy[Any]:
+    """Make JSON that the description allows where it speaks of that schema."""
+    return _made({"$ref": f"#/components/schemas/{name}"})
+
+
+@functools.cache
+def judge(name: str) -> jsonschema.Draft202012Validator:
+    """Judge whether the description allows it."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DESCRIPTION["components"]}
+    return jsonschema.Draft202012Validator(schema, format_checker=_FORMATS)
+
+
+@functools.cache
+def lenient_judge(name: str) -> jsonschema.Draft202012Validator:
+    """Judge whether it holds at least what nobody can do without."""
+    return jsonschema.Draft202012Validator(_least({"$ref": f"#/components/schemas/{name}"}))
+
+
+def _least(schema: dict[str, Any], *, inside: bool = False) -> dict[str, Any]:
+    schema = _whole(schema)
+    if schema["type"] == "array":
+        return {"type": "array", "items": _least(schema["items"], inside=True)}
+    if schema["type"] != "object":
+        return schema if "enum" in schema else {"type": schema["type"]}
+    needed = {name: _least(schema["properties"][name], inside=True) for name in schema["required"]}
+    if "Id" in needed:  # a number is its text
+        needed["Id"] = {"type": ["string", "integer"]}
+    if "Status" in needed and inside:  # in a list nothing is decided by it
+        needed["Status"] = {"type": "string"}
+    if "ErrorCount" in schema["properties"]:
+        needed["ErrorCount"] = {"type": ["integer", "null"], "minimum": 0}
+    return {"type": "object", "required": schema["required"], "properties": needed}
+
+
+def _made(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    schema = _whole(schema)
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    match schema["type"]:
+        case "object":
+            return _made_object(schema)
+        case "array":
+            return st.lists(_made(schema["items"]), max_size=3)
+        case "integer":
+            return st.integers(schema.get("minimum"), schema.get("maximum"))
+        case "string" if schema.get("format") == "date-time":
+            return DATES
+        case "string" if "pattern" in schema:
+            return st.from_regex(schema["pattern"], fullmatch=True)
+    return st.text(min_size=schema.get("minLength", 0), max_size=schema.get("maxLength", 40))
+
+
+def _made_object(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    fields = schema.get("properties", {})
+    made = {name: IDS if name == "Id" else _made(of) for name, of in fields.items()}
+    required = {name: made.pop(name) for name in schema.get("required", ())}
+    # What is not described may be there, too.
+    others = st.dictionaries(st.text(max_size=8).filter(lambda name: name not in fields), JSON, max_size=2)
+    return st.builds(lambda more, known: {**more, **known}, others, st.fixed_dictionaries(required, optional=made))
+
+
+def _whole(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with what it refers to."""
+    if "$ref" in schema:
+        return _whole(DESCRIPTION["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    if "allOf" not in schema:
+        return schema
+    parts = [_whole(part) for part in schema["allOf"]]
+    return {
+        "type": "object",
+        "required": [name for part in parts for name in part.get("required", ())],
+        "properties": {name: of for part in parts for name, of in part["properties"].items()},
+    }
+
+
+_FORMATS = jsonschema.FormatChecker(formats=[])
+
+
+@_FORMATS.checks("date-time", raises=ValueError)
+def _is_date(value: Any) -> bool:
+    shape = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"
+    return not isinstance(value, str) or bool(re.fullmatch(shape, value) and datetime.fromisoformat(value))

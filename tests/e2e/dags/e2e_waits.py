@@ -1,0 +1,63 @@
+"""Each mode of a wait and each of its outcomes, side by side. What the callbacks are told is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_wasabi_jobs.sensors import WasabiJobSensor
+
+MODES: dict[str, dict[str, Any]] = {
+    "poke": {"mode": "poke", "poke_interval": 1},
+    # Airflow may fail a task whose next poke begins while the process of the last one is still being cleared away.
+    "reschedule": {"mode": "reschedule", "poke_interval": 12},
+    "deferred": {"deferrable": True, "poke_interval": 2},
+    "ended_by_trigger": {"deferrable": True, "poke_interval": 2, "end_from_trigger": True},
+}
+OUTCOMES: dict[str, dict[str, Any]] = {
+    "completes": {"job_id": "completes-with-1-error-{which}"},
+    "fails": {"job_id": "fails-{which}"},
+    "cancels": {"job_id": "cancels-{which}"},
+    "too_many_errors": {"job_id": "completes-with-3-errors-{which}", "max_error_count": 2},
+    "skips": {"job_id": "fails-{which}", "soft_fail": True},
+    "times_out": {"job_id": "completes-after-600-seconds-{which}", "timeout": 5},
+    "time_out_skips": {"job_id": "completes-after-600-seconds-{which}", "timeout": 5, "soft_fail": True},
+    "is_missing": {"job_id": "unknown-{which}"},
+    "is_missing_and_not_skipped": {"job_id": "unknown-{which}", "soft_fail": True},
+}
+
+
+def tell(kind: str) -> Any:
+    def callback(context: Any) -> None:
+        ti, error = context["ti"], context.get("exception")
+        told = {"run": ti.run_id, "task": ti.task_id, "kind": kind, "error": error and type(error).__name__}
+        with Path(os.environ["E2E_TOLD"]).open("a") as file:
+            file.write(json.dumps(told) + "\n")
+
+    return callback
+
+
+for mode, how in MODES.items():
+    with DAG(
+        dag_id=f"e2e_waits_{mode}",
+        schedule=None,
+        start_date=datetime(2025, 1, 1, tzinfo=UTC),
+        catchup=False,
+        max_active_tasks=64,
+        default_args={
+            "retries": 1,
+            "retry_delay": timedelta(seconds=1),
+            "on_success_callback": tell("success"),
+            "on_failure_callback": tell("failure"),
+            "on_retry_callback": tell("retry"),
+        },
+    ) as dag:
+        for outcome, what in OUTCOMES.items():
+            job_id = what["job_id"].format(which=f"{outcome}-{{{{ run_id }}}}")
+            WasabiJobSensor(task_id=outcome, **{**how, **what, "job_id": job_id})
+    globals()[dag.dag_id] = dag

@@ -1,0 +1,287 @@
+"""
+Airflow as it is installed somewhere: its processes, an emulator in a process of its own, and the REST API.
+
+Nothing of it runs in the process of the tests, and nothing of the source folder is on its path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+
+BIN = Path(sys.executable).parent
+IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
+COMPONENTS = (
+    ("webserver", "scheduler", "triggerer")
+    if IS_AIRFLOW_2
+    else ("api-server", "scheduler", "dag-processor", "triggerer")
+)
+START_LIMIT, RUN_LIMIT = 180.0, 300.0
+
+ACCESS_KEY = "AKIA-E2E-ACCESS-KEY-0001"
+SECRET_KEY = "e2e/Secret+Key=of-the-emulator/0002"
+NEW_SECRET_KEY = "e2e/Secret+Key=after-the-change/0003"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], what: str, limit: float = RUN_LIMIT) -> Any:
+    """Wait for something that must happen, and return what came true."""
+    deadline = time.monotonic() + limit
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {limit:.0f} seconds still not {what}")
+        time.sleep(0.5)
+    return found
+
+
+class Process:
+    """A process in a session of its own, so that all of it can be ended, and nothing else."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path, cwd: Path) -> None:
+        with log.open("a") as output:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True
+            )
+        self.log = log
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self.is_alive():
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+        self.kill()
+
+
+class Emulator:
+    """``wasabi-air-emulator`` on a port that it keeps when it is stopped and started again."""
+
+    def __init__(self, folder: Path, secret_key: str = SECRET_KEY) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.start(secret_key)
+
+    def start(self, secret_key: str = SECRET_KEY) -> None:
+        self.secret_key = secret_key
+        keys = ["--access-key", ACCESS_KEY, "--secret-key", secret_key]
+        self.process = Process(
+            [str(BIN / "wasabi-air-emulator"), "--port", str(self.port), "--verbose", *keys],
+            dict(os.environ),
+            self._folder / f"emulator-{self.port}.log",
+            self._folder,
+        )
+        until(lambda: self.get("/jobs", pageSize="1") is not None, "listening", 30)
+
+    def get(self, path: str, **query: str) -> Any:
+        keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": self.secret_key}
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(self.url + path, headers=keys, params=query, timeout=10).json()
+        return None
+
+    def jobs(self, name: str) -> list[dict[str, Any]]:
+        """Return all jobs that were submitted by that name."""
+        return list(self.get("/jobs", name=name, pageSize="100")["Records"])
+
+
+class Airflow:
+    """
+    Airflow's processes, on free ports of the loopback, and its REST API.
+
+    :param home: folder for its database, its logs and what its processes say.
+    :param dags: folder with the DAGs.
+    :param environment: what else is in the environment of its processes, such as connections.
+    """
+
+    def __init__(self, home: Path, dags: Path, environment: dict[str, str]) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.processes: dict[str, Process] = {}
+        self.answers: list[str] = []
+        self._headers: dict[str, str] = {}
+        # Nothing of another Airflow on this machine.
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+        self._environment = {
+            **mine,
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__PARALLELISM": "6",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",
+            "AIRFLOW__WEBSERVER__WEB_SERVER_HOST": "127.0.0.1",
+            "AIRFLOW__WEBSERVER__WEB_SERVER_PORT": str(self.port),
+            "AIRFLOW__WEBSERVER__BASE_URL": self.url,
+            "AIRFLOW__WEBSERVER__WORKERS": "1",
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+            # How soon the triggers of a triggerer that is gone are taken over.
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
+            "PYTHONWARNINGS": "ignore",
+            **environment,
+        }
+
+    def __enter__(self) -> Self:
+        self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.command("db", "migrate")
+            if IS_AIRFLOW_2:
+                names = ("--firstname", "e2e", "--lastname", "e2e", "--email", "e2e@example.com", "--role", "Admin")
+                self.command("users", "create", "--username", "admin", "--password", "admin", *names)
+            for component in COMPONENTS:
+                self.start(component)
+            until(self._is_healthy, f"healthy: see {self.home}", START_LIMIT)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self.processes.values()):
+            process.stop()
+
+    def command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [str(BIN / "airflow"), *arguments],
+            env=self._environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(f"airflow {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def start(self, component: str, name: str | None = None) -> Process:
+        """Start one of Airflow's processes, a second one of its kind under another name."""
+        name = name or component
+        environment = {**self._environment, "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
+        command = [str(BIN / "airflow"), component]
+        self.processes[name] = Process(command, environment, self.home / f"{name}.log", self.home)
+        return self.processes[name]
+
+    def _is_healthy(self) -> bool:
+        dead = [name for name, process in self.processes.items() if not process.is_alive()]
+        assert not dead, f"{dead} ended: see {self.home}"
+        with contextlib.suppress(requests.RequestException, ValueError, KeyError, TypeError):
+            path = "health" if IS_AIRFLOW_2 else "api/v2/monitor/health"
+            health = requests.get(f"{self.url}/{path}", timeout=5).json()
+            return all(health[part]["status"] == "healthy" for part in ("scheduler", "triggerer"))
+        return False
+
+    # What a client asks of Airflow
+
+    def ask(self, method: str, path: str, *, keep: bool = True, **arguments: Any) -> Any:
+        """Send a request to Airflow's REST API, and keep the answer, to be searched for secrets in the end."""
+        if not self._headers and not IS_AIRFLOW_2:
+            token = requests.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
+            self._headers = {"Authorization": f"Bearer {token}"}
+        response = requests.request(
+            method,
+            f"{self.url}/api/{'v1' if IS_AIRFLOW_2 else 'v2'}{path}",
+            headers={**self._headers, "Accept": "application/json"},
+            auth=("admin", "admin") if IS_AIRFLOW_2 else None,
+            timeout=60,
+            **arguments,
+        )
+        if response.status_code == 404:
+            return None
+        assert response.ok, f"{method} {path}: {response.status_code} {response.text}"
+        if keep:
+            self.answers.append(response.text)
+        return response.json() if response.text else None
+
+    def add_connection(self, conn_id: str, host: str, secret_key: str = SECRET_KEY, **extra: Any) -> None:
+        body = {
+            "connection_id": conn_id,
+            "conn_type": "wasabi",
+            "host": host,
+            "login": ACCESS_KEY,
+            "password": secret_key,
+            "extra": json.dumps(extra),
+        }
+        # Airflow shows the login of a connection: that is its own business.
+        self.ask("DELETE", f"/connections/{conn_id}", keep=False)
+        self.ask("POST", "/connections", keep=False, json=body)
+
+    def trigger(self, dag_id: str, **conf: Any) -> str:
+        until(lambda: self.ask("GET", f"/dags/{dag_id}"), f"a DAG {dag_id}", 120)
+        body = {"conf": conf} if IS_AIRFLOW_2 else {"conf": conf, "logical_date": None}
+        return str(self.ask("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def finish(self, dag_id: str, run_id: str, limit: float = RUN_LIMIT) -> str:
+        """Wait for the end of a run, and return its state."""
+
+        def over() -> Any:
+            state = self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}", keep=False)["state"]
+            return state if state in {"success", "failed"} else None
+
+        return str(until(over, f"the end of {dag_id} {run_id}: {self.states(dag_id, run_id)}", limit))
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return all task instances of a run, mapped ones too."""
+        found = self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 100})
+        return list(found["task_instances"])
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        return {_name(task): task["state"] for task in self.tasks(dag_id, run_id)}
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, key: str = "return_value") -> Any:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        params: dict[str, Any] = {"map_index": map_index}
+        if IS_AIRFLOW_2:
+            params["deserialize"] = "false"
+        entry = self.ask("GET", path, params=params)
+        value = entry and entry["value"]
+        # Airflow 2 shows a dict as Python writes it.
+        return json.loads(value.replace("'", '"')) if isinstance(value, str) and value[:1] == "{" else value
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        said = self.ask("GET", path, params={"map_index": map_index, "full_content": "true"})
+        content = said["content"] if said else ""
+        if isinstance(content, str):
+            return content
+        return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in content)
+
+
+def _name(task: dict[str, Any]) -> str:
+    return task["task_id"] if task["map_index"] < 0 else f"{task['task_id']}[{task['map_index']}]"

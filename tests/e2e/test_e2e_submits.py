@@ -1,0 +1,75 @@
+"""Submits and batches in a real Airflow, and workers that are killed."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+from installation import Airflow, Emulator
+
+
+@pytest.fixture(scope="module")
+def runs(airflow: Airflow) -> dict[str, str]:
+    return {dag_id: airflow.trigger(dag_id) for dag_id in ("e2e_submits", "e2e_batch")}
+
+
+@pytest.mark.parametrize("killed", ["looked_for", "submitted", "pushed"])
+def test_a_worker_that_is_killed_leaves_one_job(
+    airflow: Airflow, emulator: Emulator, runs: dict[str, str], killed: str
+) -> None:
+    run_id = runs["e2e_submits"]
+    airflow.finish("e2e_submits", run_id)
+
+    tasks = {task["task_id"]: task for task in airflow.tasks("e2e_submits", run_id)}
+    task = tasks[f"killed_{killed}"]
+    jobs = emulator.jobs(f"e2e_submits/killed_{killed}/{run_id}")
+    assert (task["state"], task["try_number"], len(jobs)) == ("success", 2, 1)
+    assert airflow.xcom("e2e_submits", run_id, task["task_id"])["job_id"] == jobs[0]["Id"]
+
+
+@pytest.mark.skipif(version("apache-airflow") < "3.3", reason="Airflow keeps nothing of a task for its retry")
+def test_a_retry_asks_for_the_job_that_airflow_kept(airflow: Airflow, emulator: Emulator, runs: dict[str, str]) -> None:
+    run_id = runs["e2e_submits"]
+    airflow.finish("e2e_submits", run_id)
+
+    (job,) = emulator.jobs(f"e2e_submits/killed_pushed/{run_id}")
+    assert f"GET /jobs/{job['Id']} 200" in emulator.process.log.read_text()
+
+
+def test_a_deferred_submit_tells_where_the_result_lies(airflow: Airflow, runs: dict[str, str]) -> None:
+    run_id = runs["e2e_submits"]
+    airflow.finish("e2e_submits", run_id)
+
+    xcom = airflow.xcom("e2e_submits", run_id, "deferred")
+    assert xcom["status"] == "completed"
+    assert xcom["metadata_path"].startswith("s3://results/")
+    assert xcom["job_id"] == airflow.xcom("e2e_submits", run_id, "deferred", key="job_id")
+
+
+def test_a_job_that_fails_fails_its_submit_without_a_retry(
+    airflow: Airflow, emulator: Emulator, runs: dict[str, str]
+) -> None:
+    run_id = runs["e2e_submits"]
+    airflow.finish("e2e_submits", run_id)
+
+    tasks = {task["task_id"]: task for task in airflow.tasks("e2e_submits", run_id)}
+    assert (tasks["fails"]["state"], tasks["fails"]["try_number"]) == ("failed", 1)
+    assert len(emulator.jobs(f"fails-{run_id}")) == 1
+    assert "failed, with 1 error (INTERNAL_ERROR)" in airflow.log("e2e_submits", run_id, "fails")
+
+
+def test_a_batch(airflow: Airflow, runs: dict[str, str]) -> None:
+    run_id = runs["e2e_batch"]
+    airflow.finish("e2e_batch", run_id)
+
+    states = airflow.states("e2e_batch", run_id)
+    ids = [airflow.xcom("e2e_batch", run_id, "submit", map_index) for map_index in range(3)]
+    assert (states["good_enough"], states["fails"], states["skips"]) == ("success", "failed", "skipped")
+    xcom = airflow.xcom("e2e_batch", run_id, "good_enough")
+    assert xcom == {
+        "batch": run_id,
+        "counts": {"completed": 2, "failed": 1},
+        "failures": [ids[2]],
+        "more_failures": 0,
+    }
+    assert f"{ids[2]} (INTERNAL_ERROR)" in airflow.log("e2e_batch", run_id, "fails")
