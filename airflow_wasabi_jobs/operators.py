@@ -42,7 +42,8 @@ class WasabiSubmitJobOperator(BaseOperator):
     The API can't tell a submission from its repetition, so the job's name is what tells: before the task submits,
     and after any answer that leaves it unknown whether the job was made, it looks for a job of exactly that name.
     One that is unfinished is waited for. So a task that is retried, or whose worker is killed, makes no second
-    job, unless ``if_exists="submit"`` has it do a job again that completed meanwhile. No call of the API cancels a job: one that was submitted goes on, whatever becomes of the task.
+    job, unless ``if_exists="submit"`` has it do a job again that completed meanwhile. No call of the API cancels a
+    job: one that was submitted goes on, whatever becomes of the task.
 
     The wait is that of :class:`~airflow_wasabi_jobs.sensors.WasabiJobSensor`.
 
