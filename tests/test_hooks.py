@@ -853,6 +853,19 @@ class TestTestConnection:
         (request,) = server.requests
         assert request.target.startswith("/jobs?pageNumber=1&pageSize=1&")
 
+    def test_of_the_form_of_airflow_2(self, connect):
+        # It names each field twice, and writes "y" for a ticked box.
+        filled_in = {"read_timeout": "7", "allow_http": "y"}
+        twice = {f"extra__wasabi__{name}": value for name, value in filled_in.items()}
+        with Loopback(json_answer({"Records": []})) as server:
+            connect(host=server.url, extra={**twice, **filled_in})
+            assert WasabiJobsHook().test_connection()[0]
+            assert WasabiJobsHook().get_conn().settings.options == Options(read_timeout=7, allow_http=True)
+
+    @pytest.mark.parametrize("extra", ['{"extra__wasabi__', '["extra__wasabi__retries"]', None])
+    def test_leaves_an_extra_that_is_no_object_to_be_refused(self, extra):
+        assert hooks._as_saved(extra) == extra
+
     @pytest.mark.parametrize(
         ("script", "words"),
         [
