@@ -6,6 +6,7 @@ Nothing of it runs in the process of the tests, and nothing of the source folder
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -271,16 +272,23 @@ class Airflow:
             params["deserialize"] = "false"
         entry = self.ask("GET", path, params=params)
         value = entry and entry["value"]
-        # Airflow 2 shows a dict as Python writes it.
-        return json.loads(value.replace("'", '"')) if isinstance(value, str) and value[:1] == "{" else value
+        return _as_written_by_python(value) if IS_AIRFLOW_2 else value
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         said = self.ask("GET", path, params={"map_index": map_index, "full_content": "true"})
         content = said["content"] if said else ""
-        if isinstance(content, str):
-            return content
+        if IS_AIRFLOW_2:
+            return "\n".join(text for _, text in _as_written_by_python(content)) if content else ""
         return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in content)
+
+
+def _as_written_by_python(text: Any) -> Any:
+    # How Airflow 2 shows what is no text.
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _name(task: dict[str, Any]) -> str:
