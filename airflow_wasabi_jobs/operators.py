@@ -254,7 +254,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         try:
             if store := context.get("task_state_store"):
                 store.set(_KEPT, {"name": submission["name"], "job_id": job_id})
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - a retry finds the job without it
             self.log.info("Airflow did not keep the job's id, so a retry will look for it by its name: %s", error)
 
     def _sensor(self, job_id: str) -> WasabiJobSensor:

@@ -96,7 +96,7 @@ def _place(value: object, needed: tuple[str, ...], optional: tuple[str, ...]) ->
     known = needed + optional
     if not isinstance(value, Mapping):
         kind = "None" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"is {kind}, and must be a dict with {', '.join(known)}")  # noqa: TRY004 - as all of them
+        raise ValueError(f"is {kind}, and must be a dict with {', '.join(known)}")  # noqa: TRY004 - a mistake is a ValueError
     # Without the values: one of them may be a key that somebody put there.
     if unknown := sorted(str(name) for name in value if name not in known):
         secret = any(word in name.lower() for name in unknown for word in ("access", "secret"))
@@ -116,7 +116,7 @@ def _services(value: object) -> dict[str, Any]:
     if isinstance(value, list | tuple | set | frozenset):
         value = dict.fromkeys(value, "") if all(isinstance(name, str) for name in value) else None
     if not isinstance(value, Mapping):
-        raise ValueError(  # noqa: TRY004 - as all of them
+        raise ValueError(  # noqa: TRY004 - a mistake is a ValueError
             "must be a list of services, or a dict of them with their settings, "
             'like ["ocr"] or {"ocr": "", "logo": {"config": {…}}}'
         )

@@ -34,7 +34,7 @@ class _Answer(http.client.HTTPResponse):
             # An answer may come after 103 Early Hints and the like. http.client itself passes over 100 only.
             while 101 < told[1] < 200:
                 http.client.parse_headers(self.fp)
-                told = super()._read_status()  # type: ignore[misc]
+                told = super()._read_status()  # type: ignore[misc] # the same
         except http.client.BadStatusLine:
             if self._clocked.ended:
                 raise http.client.RemoteDisconnected("the answer ended within its first line") from None

@@ -48,7 +48,7 @@ with DAG(
         task_id="analyse_interview",
         name="completes-interview",
         source={"bucket": "media", "object_key": "interview.mp4"},
-        **ANALYSIS,  # type: ignore[arg-type]
+        **ANALYSIS,  # type: ignore[arg-type] # one dict for arguments of several types
         fetch_metadata=True,
         deferrable=True,
     )
