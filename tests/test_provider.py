@@ -194,8 +194,13 @@ class TestTheFormOfTheHook:
         empty = form(MultiDict(dict.fromkeys(set(FIELDS) - {"allow_http"}, "")))
         assert empty.validate(), empty.errors
         assert empty.data == {
-            "connect_timeout": "", "read_timeout": "", "retries": None, "verify": "", "allow_http": False, "proxy": "",
-        }  # fmt: skip
+            "connect_timeout": "",
+            "read_timeout": "",
+            "retries": None,
+            "verify": "",
+            "allow_http": False,
+            "proxy": "",
+        }
 
     def test_fields_without_fab(self, monkeypatch):
         connections = pytest.importorskip(

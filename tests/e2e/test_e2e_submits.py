@@ -8,6 +8,9 @@ import pytest
 from installation import Airflow, Emulator
 
 
+AIRFLOW = tuple(map(int, version("apache-airflow").split(".")[:2]))
+
+
 @pytest.fixture(scope="module")
 def runs(airflow: Airflow) -> dict[str, str]:
     return {dag_id: airflow.trigger(dag_id) for dag_id in ("e2e_submits", "e2e_batch")}
@@ -27,7 +30,7 @@ def test_a_worker_that_is_killed_leaves_one_job(
     assert airflow.xcom("e2e_submits", run_id, task["task_id"])["job_id"] == jobs[0]["Id"]
 
 
-@pytest.mark.skipif(version("apache-airflow") < "3.3", reason="Airflow keeps nothing of a task for its retry")
+@pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow keeps nothing of a task for its retry")
 def test_a_retry_asks_for_the_job_that_airflow_kept(airflow: Airflow, emulator: Emulator, runs: dict[str, str]) -> None:
     run_id = runs["e2e_submits"]
     airflow.finish("e2e_submits", run_id)

@@ -150,8 +150,14 @@ class TestStatus:
             seen.append(air.get(f"/jobs/{job_id}/status").json())
             clock.now += 1
         assert [report["Status"] for report in seen] == [
-            "submitted", "preflight", "in_progress", "in_progress", "in_progress", final, final,
-        ]  # fmt: skip
+            "submitted",
+            "preflight",
+            "in_progress",
+            "in_progress",
+            "in_progress",
+            final,
+            final,
+        ]
         assert [report["ErrorCount"] for report in seen] == [0, 0, 0, 0, 0, error_count, error_count]
 
     def test_speed(self, serve, clock):
@@ -200,15 +206,21 @@ class TestErrors:
     def test_of_a_running_job(self, air):
         air.status("fails")
         assert air.get("/jobs/fails/errors").json() == {
-            "Id": "fails", "Status": "submitted", "ErrorCode": "", "ErrorCount": 0,
-        }  # fmt: skip
+            "Id": "fails",
+            "Status": "submitted",
+            "ErrorCode": "",
+            "ErrorCount": 0,
+        }
 
     def test_of_a_failed_job(self, air, clock):
         air.status("fails")
         clock.now += 5
         assert air.get("/jobs/fails/errors").json() == {
-            "Id": "fails", "Status": "failed", "ErrorCode": "INTERNAL_ERROR", "ErrorCount": 1,
-        }  # fmt: skip
+            "Id": "fails",
+            "Status": "failed",
+            "ErrorCode": "INTERNAL_ERROR",
+            "ErrorCount": 1,
+        }
 
     @pytest.mark.parametrize(
         ("job_id", "status", "error_code", "error_count"),
@@ -224,8 +236,11 @@ class TestErrors:
         air.status(job_id)
         clock.now += 5
         assert air.get(f"/jobs/{job_id}/errors").json() == {
-            "Id": job_id, "Status": status, "ErrorCode": error_code, "ErrorCount": error_count,
-        }  # fmt: skip
+            "Id": job_id,
+            "Status": status,
+            "ErrorCode": error_code,
+            "ErrorCount": error_count,
+        }
 
 
 class TestMetadata:
