@@ -7,7 +7,6 @@ from importlib.metadata import version
 import pytest
 from installation import Airflow, Emulator
 
-
 AIRFLOW = tuple(map(int, version("apache-airflow").split(".")[:2]))
 
 
