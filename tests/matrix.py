@@ -13,10 +13,17 @@ PYTHONS = ["python3.11", "python3.12", "python3.13"]
 TOO_NEW = {"lowest": "python3.13", "2.11": "python3.13", "3.0": "python3.13"}
 
 
+def is_here(python: str) -> bool:
+    if shutil.which(python) is None:
+        return False
+    # A name on the path may be a shim for a Python that is not installed.
+    return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
 def outcome(airflow: str, python: str) -> str:
     if python >= TOO_NEW.get(airflow, "python4"):
         return "not allowed"
-    if shutil.which(python) is None:
+    if not is_here(python):
         return "not here"
     done = subprocess.run(
         ["make", "test"],
@@ -29,12 +36,14 @@ def outcome(airflow: str, python: str) -> str:
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n")
     told = re.findall(r"=+ (.*\d+ (?:passed|failed).*) in .* =+", done.stdout)
-    return ("" if done.returncode == 0 else "FAILED ") + (told[-1] if told else f"exit code {done.returncode}")
+    result = ("" if done.returncode == 0 else "FAILED ") + (told[-1] if told else f"exit code {done.returncode}")
+    print(f"Airflow {airflow}, {python}: {result}", flush=True)
+    return result
 
 
 def main(airflows: list[str]) -> int:
     results = {airflow: [outcome(airflow, python) for python in PYTHONS] for airflow in airflows}
-    print("| Airflow | " + " | ".join(PYTHONS) + " |")
+    print("\n| Airflow | " + " | ".join(PYTHONS) + " |")
     print("| --- " * (len(PYTHONS) + 1) + "|")
     for airflow, outcomes in results.items():
         print(f"| {airflow} | " + " | ".join(outcomes) + " |")
