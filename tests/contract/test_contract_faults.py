@@ -28,6 +28,7 @@ BODY = b'{"Id": "12345", "Status": "in_progress", "ErrorCount": 0}'
 UNDERSTOOD = JobReport("12345", JobStatus.IN_PROGRESS)
 WHOLE = answer(200, BODY)
 SOON = 0.3  # by which no whole answer comes
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
 CONTINUE, HINTS = b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
 
 
@@ -68,6 +69,7 @@ FAULTS = {
     "another charset": Fault(None, answer(200, BODY, Content_Type="application/json; charset=utf-16")),
     "100 before it": Fault(None, CONTINUE + WHOLE),
     "103 before it": Fault(None, HINTS + WHOLE),
+    "102 before it": Fault(None, b"HTTP/1.1 102 Processing\r\n\r\n" + WHOLE),
     "100 and 103 before it": Fault(None, CONTINUE + HINTS + HINTS + WHOLE),
     # Nothing comes, or not all of it
     "refused": Fault(errors.PassingNoAnswer, None),
@@ -80,6 +82,7 @@ FAULTS = {
     "reset in the body": Fault(errors.PassingNoAnswer, reset(WHOLE[:-9])),
     "ended between chunks": Fault(errors.PassingNoAnswer, cut(chunked(BODY[:5], end=b""))),
     "ended in gzip": Fault(errors.PassingNoAnswer, cut(gzipped(BODY)[:-9])),
+    "101": Fault(errors.UnexpectedAnswer, cut(SWITCHING + WHOLE)),
     "ended after a 103": Fault(errors.PassingNoAnswer, cut(HINTS)),
     "silence": Fault(errors.PassingNoAnswer, hang(), SOON),
     "silence in the body": Fault(errors.PassingNoAnswer, hang(WHOLE[:-9]), SOON),
@@ -262,3 +265,18 @@ def test_a_wait(way: Any, monkeypatch: pytest.MonkeyPatch, name: str, mode: str)
         asked = looks if fault.answer else looks - 1
         # A busy machine may be too late for a good answer, too, and need another look.
         assert there.asked() == asked or (fault.read_timeout == SOON and there.asked() > asked)
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.outcome is errors.TooManyRequests])
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_a_storm_of_429s(monkeypatch: pytest.MonkeyPatch, name: str, mode: str) -> None:
+    monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.LONGEST_PAUSE", 0.01)
+    storm: Any = [FAULTS[name].answer] * 20
+    with Loopback(report("in_progress"), *storm, report("completed")) as server:
+        connection = {"conn_type": "wasabi", "host": server.url, **KEYS, "extra": {"retries": 0}}
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps(connection))
+
+        told = wait(monkeypatch, mode, poke_interval=0.01, timeout=60)
+
+        assert told == {"job_id": "12345", "status": "completed", "error_count": 0}
+        assert len(server.requests) == 22
