@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import connecting
+import pytest
 
 _HOME = Path(tempfile.mkdtemp(prefix="airflow-wasabi-jobs-"))
 EXAMPLE_DAGS = Path(__file__).parent.parent / "example_dags"
@@ -24,6 +29,12 @@ os.environ.update(
 for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
     os.environ.pop(name, None)
     os.environ.pop(name.lower(), None)
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Point the default connection to a URL."""
+    return functools.partial(connecting.connect, monkeypatch)
 
 
 def pytest_sessionfinish() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import re
 import tracemalloc
 from typing import Any
@@ -17,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
 )
+from connecting import SECRET_KEY
 from listed import Jobs, Listed
 from loopback import Answer, ByPath, Loopback, answer, json_answer, report, reset
 from waiting import first_event, sent_through_airflow, wait
@@ -30,7 +29,6 @@ from airflow_wasabi_jobs.sensors import WasabiBatchSensor
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
 
 BATCH = "2026-11"
-SECRET_KEY = "secret/of-the-tests"
 in_each_mode = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
 
 
@@ -53,16 +51,6 @@ found = pytest.mark.parametrize(
         pytest.param([{}, RUNNING], id="from-the-beginning"),
     ],
 )
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def set_connection(url: str) -> None:
-        connection = {"conn_type": "wasabi", "host": url, "login": "AKIA-of-the-tests", "password": SECRET_KEY}
-        extra = {"retries": 0, "read_timeout": 2}
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps({**connection, "extra": extra}))
-
-    return set_connection
 
 
 @pytest.fixture
@@ -422,10 +410,7 @@ class TestTrigger:
         class Rotated(Listed):
             def __call__(self, wire: Any) -> bytes | None:
                 if len(self.asked) > 6 and wire.request.headers["x-amz-secret-key"] == SECRET_KEY:
-                    connection = json.loads(os.environ["AIRFLOW_CONN_WASABI_DEFAULT"])
-                    monkeypatch.setenv(
-                        "AIRFLOW_CONN_WASABI_DEFAULT", json.dumps({**connection, "password": "a-new-secret"})
-                    )
+                    connect(server.url, secret_key="a-new-one")
                     return answer(401)
                 return super().__call__(wire)
 

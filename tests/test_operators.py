@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowSensorTimeout, TaskDeferred
+from connecting import ACCESS_KEY, SECRET_KEY
 from loopback import Loopback, answer, cut, hang, json_answer, refusing, reset
 from submitting import DEATHS, FILE, RESULTS, Account, TaskRun, a_job, execute, submitting, worker
 from waiting import first_event, sent_through_airflow
@@ -32,7 +33,6 @@ from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, default_name
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
-ACCESS_KEY, SECRET_KEY = "AKIA-of-the-tests", "secret/of-the-tests"
 LOOK_UP, SUBMIT = "GET /jobs", "POST /jobs"
 HANG = hang()
 UNFINISHED = ["submitted", "preflight", "in_progress"]
@@ -83,18 +83,6 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> TaskRun:
     return TaskRun(tmp_path / "xcoms.json")
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Point the default connection to a URL. What passes is not tried again within one look."""
-
-    def set_connection(url: str, **extra: Any) -> None:
-        connection = {"conn_type": "wasabi", "host": url, "login": ACCESS_KEY, "password": SECRET_KEY}
-        extra = {"retries": 0, "read_timeout": 2, **extra}
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps({**connection, "extra": extra}))
-
-    return set_connection
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from typing import Any
 
@@ -15,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
+from connecting import ACCESS_KEY, SECRET_KEY
 from loopback import ByPath, Loopback, answer, chunked, cut, json_answer, refusing, report, reset
 from waiting import MODES, deferred, wait
 
@@ -22,8 +22,6 @@ from airflow_wasabi_jobs import sensors
 from airflow_wasabi_jobs.api import errors
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
-
-ACCESS_KEY, SECRET_KEY = "AKIA-of-the-tests", "secret/of-the-tests"
 
 ends_badly = pytest.mark.parametrize(
     ("last", "arguments", "verdict", "says"),
@@ -79,18 +77,6 @@ found = pytest.mark.parametrize(
     "before", [pytest.param([], id="at-first-look"), pytest.param([report("in_progress")], id="later")]
 )
 in_each_mode = pytest.mark.parametrize("mode", MODES)
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Point the default connection to a URL. Each look is one request: what passes is tried again by the next look."""
-
-    def set_connection(url: str, **extra: Any) -> None:
-        connection = {"conn_type": "wasabi", "host": url, "login": ACCESS_KEY, "password": SECRET_KEY}
-        extra = {"retries": 0, "read_timeout": 2, **extra}
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps({**connection, "extra": extra}))
-
-    return set_connection
 
 
 @pytest.fixture
@@ -311,17 +297,13 @@ class TestWait:
     def test_a_number_is_its_text(self, waits: Any, mode: str) -> None:
         assert waits(mode, report("in_progress"), report("completed"), job_id=12345)["job_id"] == "12345"
 
-    def test_keys_that_change_meanwhile(self, monkeypatch: Any, mode: str) -> None:
-        def connection(secret_key: str) -> str:
-            keys = {"login": ACCESS_KEY, "password": secret_key}
-            return json.dumps({"conn_type": "wasabi", "host": server.url, "extra": {"retries": 0}, **keys})
-
+    def test_keys_that_change_meanwhile(self, monkeypatch: Any, connect: Any, mode: str) -> None:
         def rotated(_: Any) -> bytes:
-            monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", connection("a-new-one"))
+            connect(server.url, secret_key="a-new-one")
             return answer(401)
 
         with Loopback(report("in_progress"), report("in_progress"), rotated, report("completed")) as server:
-            monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", connection("the-first-one"))
+            connect(server.url, secret_key="the-first-one")
             xcom = wait(monkeypatch, mode)
 
         assert xcom["status"] == "completed"

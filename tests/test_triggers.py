@@ -21,15 +21,6 @@ from airflow_wasabi_jobs.watch import Seat
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def set_connection(url: str, **extra: Any) -> None:
-        connection = {"conn_type": "wasabi", "host": url, "login": "AKIA-of-the-tests", "password": "the-secret-key"}
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI", json.dumps({**connection, "extra": {"retries": 0, **extra}}))
-
-    return set_connection
-
-
-@pytest.fixture
 def intervals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
     """Let the intervals pass at once, and note how long they would have been, and whether in step with others."""
     taken: list[tuple[float, bool]] = []
@@ -44,7 +35,9 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
 
 
 def trigger(**arguments: Any) -> WasabiJobTrigger:
-    return WasabiJobTrigger(**{"job_id": "12345", "wasabi_conn_id": "wasabi", "poke_interval": 0.02, **arguments})
+    return WasabiJobTrigger(
+        **{"job_id": "12345", "wasabi_conn_id": "wasabi_default", "poke_interval": 0.02, **arguments}
+    )
 
 
 def fired(made: WasabiJobTrigger) -> Any:
@@ -67,7 +60,7 @@ def test_an_error_travels_as_an_event(connect: Any) -> None:
     assert event["job_id"] == "12345"
     assert type(error) is errors.Unauthorized
     assert (error.status_code, error.error_code, error.text) == (401, "UNAUTHORIZED", "Who are you?")
-    assert "'wasabi'" in str(error)
+    assert "'wasabi_default'" in str(error)
 
 
 def test_it_fires_once(connect: Any) -> None:

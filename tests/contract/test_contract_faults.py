@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
+from connecting import ACCESS_KEY, SECRET_KEY
 from loopback import Answer, Loopback, Wire, answer, chunked, cut, drip, gzipped, hang, refusing, report, reset
 from waiting import wait
 
@@ -23,7 +24,6 @@ from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.models import JobReport, JobStatus
 from airflow_wasabi_jobs.api.settings import check
 
-KEYS = {"login": "AKIA-of-the-tests", "password": "secret/of-the-tests"}
 BODY = b'{"Id": "12345", "Status": "in_progress", "ErrorCount": 0}'
 UNDERSTOOD = JobReport("12345", JobStatus.IN_PROGRESS)
 WHOLE = answer(200, BODY)
@@ -229,8 +229,8 @@ def test_a_call(way: Any, name: str, send: Any) -> None:
         settings = check(
             name="connection 'wasabi_default'",
             host=there.url,
-            access_key=KEYS["login"],
-            secret_key=KEYS["password"],
+            access_key=ACCESS_KEY,
+            secret_key=SECRET_KEY,
             extra=json.dumps(there.options),
         )
         if fault.outcome is None:
@@ -245,13 +245,12 @@ def test_a_call(way: Any, name: str, send: Any) -> None:
 
 @each_fault
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
-def test_a_wait(way: Any, monkeypatch: pytest.MonkeyPatch, name: str, mode: str) -> None:
+def test_a_wait(way: Any, monkeypatch: pytest.MonkeyPatch, connect: Any, name: str, mode: str) -> None:
     monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.LONGEST_PAUSE", 0.01)
     fault = FAULTS[name]
     # The first look of a deferrable sensor is that of a worker. The connection is closed: the fault is on the next.
     with way(name, answer(200, BODY, Connection="close")) as there:
-        connection = {"conn_type": "wasabi", "host": there.url, **KEYS, "extra": there.options}
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps(connection))
+        connect(there.url, **there.options)
         if fault.outcome is None or fault.outcome.is_passing:
             told = wait(monkeypatch, mode, poke_interval=0.01, timeout=60)
             assert told == {"job_id": "12345", "status": "completed", "error_count": 0}
@@ -269,12 +268,11 @@ def test_a_wait(way: Any, monkeypatch: pytest.MonkeyPatch, name: str, mode: str)
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.outcome is errors.TooManyRequests])
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
-def test_a_storm_of_429s(monkeypatch: pytest.MonkeyPatch, name: str, mode: str) -> None:
+def test_a_storm_of_429s(monkeypatch: pytest.MonkeyPatch, connect: Any, name: str, mode: str) -> None:
     monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.LONGEST_PAUSE", 0.01)
     storm: Any = [FAULTS[name].answer] * 20
     with Loopback(report("in_progress"), *storm, report("completed")) as server:
-        connection = {"conn_type": "wasabi", "host": server.url, **KEYS, "extra": {"retries": 0}}
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", json.dumps(connection))
+        connect(server.url)
 
         told = wait(monkeypatch, mode, poke_interval=0.01, timeout=60)
 
