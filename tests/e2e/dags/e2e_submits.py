@@ -71,9 +71,7 @@ with DAG(
     ).expand(name=["completes-{{ run_id }}-1", "completes-{{ run_id }}-2", "fails-{{ run_id }}"])
     whole: dict[str, Any] = {"batch": "{{ run_id }}", "expected_jobs": 3}
     submits >> [
-        WasabiBatchSensor(
-            task_id="good_enough", batch="{{ run_id }}", expected_jobs=3, max_failures=1, deferrable=True
-        ),
-        WasabiBatchSensor(task_id="fails", batch="{{ run_id }}", expected_jobs=3, deferrable=True),
-        WasabiBatchSensor(task_id="skips", batch="{{ run_id }}", expected_jobs=3, soft_fail=True, mode="poke"),
+        WasabiBatchSensor(task_id="good_enough", max_failures=1, deferrable=True, **whole),
+        WasabiBatchSensor(task_id="fails", deferrable=True, **whole),
+        WasabiBatchSensor(task_id="skips", soft_fail=True, mode="poke", **whole),
     ]
