@@ -775,6 +775,15 @@ def test_this_machine_is_not_asked_through_a_proxy_of_the_environment(ask, monke
     assert proxy.connections == 0
 
 
+def test_nor_is_its_address_of_ip_version_6(refused, monkeypatch):
+    with Loopback(DONE) as server, Loopback(BUSY) as proxy:
+        for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(variable, proxy.url)
+        refused(errors.PassingNoAnswer, f"http://[::1]:{server.port}")
+
+    assert proxy.connections == 0
+
+
 # In an event loop
 
 

@@ -7,6 +7,7 @@ import os
 import ssl
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import urllib3.util
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, prepend_scheme_if_needed, select_proxy
@@ -26,7 +27,7 @@ def proxy(settings: Settings) -> str | None:
     """Return the URL of the proxy to go through, if there is one."""
     if settings.options.proxy:
         return settings.options.proxy
-    if is_loopback(urllib3.util.parse_url(settings.base_url).host or ""):
+    if is_loopback(urlsplit(settings.base_url).hostname or ""):
         return None
     named = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
     if not named:
