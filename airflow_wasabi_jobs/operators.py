@@ -226,15 +226,16 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def _told(self, submission: dict[str, Any], job: Job) -> str:
         """Return the id of a job that is there already, and say so."""
-        file = (submission["source"]["bucket"], submission["source"]["object_key"])
+        name, file = submission["name"], (submission["source"]["bucket"], submission["source"]["object_key"])
         other = (job.source.bucket, job.source.object_key)
         if None not in other and other != file:
             raise ValueError(
-                f"name of task {self.task_id!r} is {job.name!r}, and job {job.job_id!r} of that name analyses "
+                f"name of task {self.task_id!r} is {name!r}, and job {job.job_id!r} of that name analyses "
                 f"{'/'.join(map(str, other))}, not {'/'.join(file)}. "
                 "Give each file a name of its own, or leave name out."
             )
-        self.log.info("Job %r is there already: %s, %s.", job.name, job.job_id, job.status or "of unknown status")
+        state = job.status or "of unknown status"
+        self.log.info("Job %r is there already: %s, %s.", name, job.job_id, state)
         return job.job_id
 
     def _recall(self, context: Context, submission: dict[str, Any]) -> str | None:
@@ -248,7 +249,8 @@ class WasabiSubmitJobOperator(BaseOperator):
         except Exception as error:  # noqa: BLE001 - what Airflow keeps saves a search, and nothing more
             self.log.info("The job is looked for by its name, for what Airflow kept of it is of no use: %s", error)
             return None
-        return self._chosen(submission, [job] if job.name == submission["name"] else [])
+        # A job may be told without its name.
+        return self._chosen(submission, [job] if job.name in {None, submission["name"]} else [])
 
     def _remember(self, context: Context, submission: dict[str, Any], job_id: str) -> None:
         try:
