@@ -319,7 +319,8 @@ def _read_metadata(job_id: str, body: bytes, scrub: Scrub) -> JobMetadata:
     _check_id(job_id, metadata.Id)
     path = metadata.DestinationPath
     # It goes into an XCom, whole: no key may, and no control character can.
-    if not path.strip() or scrub(path) != path or any(char < " " for char in path):
+    is_place = path.startswith("s3://") and path.removeprefix("s3://").strip()
+    if not is_place or scrub(path) != path or any(char < " " for char in path):
         raise ValueError("its DestinationPath is no path")
     return JobMetadata(
         job_id=job_id,
@@ -341,7 +342,9 @@ def _records(body: bytes, kind: type[T]) -> list[T]:
 
 
 def _state(record: _StateBody) -> JobState:
-    return JobState(job_id=str(record.Id), status=_KNOWN.get(record.Status), name=record.Name, batch=record.Batch)
+    return JobState(
+        job_id=checked_id(record.Id), status=_KNOWN.get(record.Status), name=record.Name, batch=record.Batch
+    )
 
 
 def _read_batch(batch: str, body: bytes) -> list[JobState]:

@@ -42,25 +42,37 @@ def judge(name: str) -> jsonschema.Draft202012Validator:
 
 
 @functools.cache
-def lenient_judge(name: str) -> jsonschema.Draft202012Validator:
-    """Judge whether it holds at least what nobody can do without."""
-    return jsonschema.Draft202012Validator(_least({"$ref": f"#/components/schemas/{name}"}))
+def lenient_judge(name: str, read: frozenset[str] | None = None) -> jsonschema.Draft202012Validator:
+    """
+    Judge whether the description allows it, but for what the client puts up with, for it decides nothing.
+
+    That is null for what is absent, a number as an id, any status and priority where jobs are only told about, and
+    any date.
+
+    :param read: the fields that the client reads. Default: all.
+    """
+    return jsonschema.Draft202012Validator(_tolerant({"$ref": f"#/components/schemas/{name}"}, read))
 
 
-def _least(schema: dict[str, Any], *, inside: bool = False) -> dict[str, Any]:
+def _tolerant(schema: dict[str, Any], read: frozenset[str] | None, *, inside: bool = False) -> dict[str, Any]:
     schema = _whole(schema)
-    if schema["type"] == "array":
-        return {"type": "array", "items": _least(schema["items"], inside=True)}
-    if schema["type"] != "object":
-        return schema if "enum" in schema else {"type": schema["type"]}
-    needed = {name: _least(schema["properties"][name], inside=True) for name in schema["required"]}
-    if "Id" in needed:  # a number is its text
-        needed["Id"] = {"type": ["string", "integer"]}
-    if "Status" in needed and inside:  # in a list nothing is decided by it
-        needed["Status"] = {"type": "string"}
-    if "ErrorCount" in schema["properties"]:
-        needed["ErrorCount"] = {"type": ["integer", "null"], "minimum": 0}
-    return {"type": "object", "required": schema["required"], "properties": needed}
+    match schema["type"]:
+        case "array":
+            return {"type": "array", "items": _tolerant(schema["items"], read, inside=True)}
+        case "object":
+            properties = schema.get("properties", {}).items()
+            fields = {name: _tolerant(of, read, inside=True) for name, of in properties if read is None or name in read}
+            if "Id" in fields:
+                fields["Id"] = {"type": ["string", "integer"], "pattern": r"\S"}
+            if "Status" in fields and inside:
+                fields["Status"] = {"type": "string"}
+            if "Priority" in fields:
+                fields["Priority"] = {"type": "integer"}
+            required = schema.get("required", [])
+            for name in fields.keys() - set(required):
+                fields[name] = {"anyOf": [fields[name], {"type": "null"}]}
+            return {"type": "object", "required": required, "properties": fields}
+    return schema
 
 
 def _made(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
