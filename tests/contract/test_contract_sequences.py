@@ -1,15 +1,17 @@
-"""Whatever passing trouble comes in between, in whatever order: a wait ends as its job does."""
+"""Whatever passing trouble is answered in between, and whatever the lists say: a wait ends as its job does."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from random import Random
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs
 
 import pytest
 from connecting import connect
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import Answer, Loopback, Wire, answer, chunked, cut, gzipped, json_answer, report, reset
 from waiting import first_event
@@ -18,8 +20,8 @@ from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 
-# 500 jobs on a worker, and 1,560 in a triggerer, of which 30 are waited for together.
-ON_A_WORKER, IN_A_TRIGGERER, TOGETHER = 500, 52, 30
+# 500 jobs on a worker, and 1,800 in a triggerer, of which 30 are waited for together.
+ON_A_WORKER, IN_A_TRIGGERER, TOGETHER = 500, 60, 30
 
 DONE = report("completed")
 PASSING: dict[str, Answer] = {
@@ -42,7 +44,13 @@ PASSING: dict[str, Answer] = {
     "ended in gzip": cut(gzipped(DONE.partition(b"\r\n\r\n")[2])[:-4]),
     "a 404 that ended": cut(answer(404, "No such job")[:-1]),
 }
-LISTS: dict[str, Answer] = {
+STATUSES = ("submitted", "preflight", "in_progress")
+ENDS = ("completed", "failed", "cancelled")
+# What a list of jobs may be: of use, no list at all, or not what is true.
+LISTS: dict[str, Answer | None] = {
+    "as it is": None,
+    "all of them run": None,
+    "all of them are over": None,
     "nothing": json_answer({"Records": []}),
     "no time": answer(503),
     "not allowed": answer(403),
@@ -61,28 +69,24 @@ class Job(NamedTuple):
 
     end: str
     error_count: int
-    looks: list[str]
+    looks: tuple[str, ...]
 
 
-TROUBLE = st.lists(st.sampled_from(sorted(PASSING)), max_size=3)
-
-
-@st.composite
-def jobs(draw: Any) -> Job:
-    end = draw(st.sampled_from(["completed", "failed", "cancelled"]))
+def any_job(chance: Random) -> Job:
     looks: list[str] = []
-    for status in ("submitted", "preflight", "in_progress"):
-        for _ in range(draw(st.integers(0, 1))):
-            looks += [*draw(TROUBLE), status]
-    return Job(end, draw(st.sampled_from([0, 1, 7])), [*looks, *draw(TROUBLE), end])
+    for status in STATUSES:
+        for _ in range(chance.randint(0, 2)):
+            looks += [*some_of(PASSING, 3, chance), status]
+    end = chance.choice(ENDS)
+    return Job(end, chance.choice([0, 1, 7]), (*looks, *some_of(PASSING, 3, chance), end))
+
+
+def some_of(names: Iterable[str], most: int, chance: Random) -> list[str]:
+    return chance.choices(sorted(names), k=chance.randint(0, most))
 
 
 class Account:
     """The answers for the jobs of an example."""
-
-    def __init__(self) -> None:
-        self.lists: list[str] = []
-        self.running: dict[str, Iterator[str]] = {}
 
     def begin(self, jobs: list[Job], lists: list[str]) -> None:
         self.jobs = {f"job-{number}": job for number, job in enumerate(jobs)}
@@ -91,10 +95,10 @@ class Account:
         self.asked: Counter[str] = Counter()
 
     def __call__(self, wire: Wire) -> bytes | None:
-        path = wire.request.target.partition("?")[0].split("/")
-        if path[-1] == "jobs":
-            return _said(LISTS[self.lists.pop() if self.lists else "nothing"], wire)
-        job_id, kind = path[-2:]
+        path, _, query = wire.request.target.partition("?")
+        *_, job_id, kind = path.split("/")
+        if kind == "jobs":
+            return self._listed(self.lists.pop() if self.lists else "nothing", parse_qs(query)["status"][0], wire)
         if kind == "errors":
             return json_answer({"Id": job_id, "Status": self.jobs[job_id].end, "ErrorCode": "NO_MEDIA"})
         self.asked[job_id] += 1
@@ -103,6 +107,19 @@ class Account:
         if look in PASSING:
             return _said(PASSING[look], wire)
         return report(look, self.jobs[job_id].error_count, job_id)
+
+    def _listed(self, kind: str, status: str, wire: Wire) -> bytes | None:
+        if said := LISTS[kind]:
+            return _said(said, wire)
+        told = {"all of them run": status, "all of them are over": "completed"}.get(kind)
+        states = {job_id: told or self._status(job_id) for job_id in self.jobs}
+        return json_answer(
+            {"Records": [{"Id": job_id, "Status": at} for job_id, at in states.items() if told or at == status]}
+        )
+
+    def _status(self, job_id: str) -> str:
+        """Where a job stands: at what the next look that is answered will show."""
+        return next(look for look in self.left[job_id] if look not in PASSING)
 
 
 def _said(what: Answer, wire: Wire) -> bytes | None:
@@ -119,41 +136,54 @@ def account() -> Iterator[Account]:
         yield account
 
 
-@settings(max_examples=ON_A_WORKER)
-@given(jobs())
-def test_on_a_worker(account: Account, job: Job) -> None:
-    account.begin([job], [])
-    sensor = WasabiJobSensor(task_id="wait", job_id="job-0", poke_interval=0)
-    verdict = {"completed": None, "failed": WasabiJobFailed, "cancelled": WasabiJobCancelled}[job.end]
+def test_on_a_worker(account: Account) -> None:
+    seen = set()
 
-    for _ in job.looks[:-1]:
-        assert not sensor.poke({}).is_done
-    if verdict is None:
-        over = sensor.poke({})
-        assert over.is_done
-        assert over.xcom_value == {"job_id": "job-0", "status": "completed", "error_count": job.error_count}
-    else:
-        with pytest.raises(verdict, match=f"with {job.error_count} error"):
-            sensor.poke({})
+    @settings(max_examples=ON_A_WORKER)
+    @given(st.randoms(use_true_random=False))
+    def check(chance: Random) -> None:
+        job = any_job(chance)
+        seen.add(job)
+        account.begin([job], [])
+        sensor = WasabiJobSensor(task_id="wait", job_id="job-0", poke_interval=0)
+        verdict = {"completed": None, "failed": WasabiJobFailed, "cancelled": WasabiJobCancelled}[job.end]
 
-    assert account.asked == {"job-0": len(job.looks)}
+        for _ in job.looks[:-1]:
+            assert not sensor.poke({}).is_done
+        if verdict is None:
+            over = sensor.poke({})
+            assert over.is_done
+            assert over.xcom_value == {"job_id": "job-0", "status": "completed", "error_count": job.error_count}
+        else:
+            with pytest.raises(verdict, match=f"with {job.error_count} error"):
+                sensor.poke({})
+
+        assert account.asked == {"job-0": len(job.looks)}
+
+    check()
+    assert len(seen) > 0.95 * ON_A_WORKER
 
 
-@settings(max_examples=IN_A_TRIGGERER, phases=[Phase.generate])
-@given(
-    st.lists(jobs(), min_size=TOGETHER, max_size=TOGETHER),
-    st.lists(st.sampled_from(sorted(LISTS)), max_size=9),
-)
-def test_in_a_triggerer(account: Account, jobs: list[Job], lists: list[str]) -> None:
-    account.begin(jobs, lists)
+def test_in_a_triggerer(account: Account) -> None:
+    seen = set()
 
-    async def ends() -> list[Any]:
-        waits = [WasabiJobTrigger(job_id, "wasabi_default", poke_interval=0.001) for job_id in account.jobs]
-        return await asyncio.gather(*map(first_event, waits))
+    @settings(max_examples=IN_A_TRIGGERER)
+    @given(st.randoms(use_true_random=True))
+    def check(chance: Random) -> None:
+        account.begin([any_job(chance) for _ in range(TOGETHER)], some_of(LISTS, 30, chance))
+        seen.update(account.jobs.values())
 
-    events = asyncio.run(asyncio.wait_for(ends(), 30))
+        async def ends() -> list[Any]:
+            waits = [WasabiJobTrigger(job_id, "wasabi_default", poke_interval=0.001) for job_id in account.jobs]
+            return await asyncio.gather(*map(first_event, waits))
 
-    assert [event.payload for event in events] == [
-        {"job_id": job_id, "status": job.end, "error_count": job.error_count} for job_id, job in account.jobs.items()
-    ]
-    assert account.asked == {job_id: len(job.looks) for job_id, job in account.jobs.items()}
+        events = asyncio.run(asyncio.wait_for(ends(), 30))
+
+        assert [event.payload for event in events] == [
+            {"job_id": job_id, "status": job.end, "error_count": job.error_count}
+            for job_id, job in account.jobs.items()
+        ]
+        assert account.asked == {job_id: len(job.looks) for job_id, job in account.jobs.items()}
+
+    check()
+    assert len(seen) > 0.95 * IN_A_TRIGGERER * TOGETHER
