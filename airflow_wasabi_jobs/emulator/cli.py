@@ -6,13 +6,11 @@ import argparse
 import asyncio
 import signal
 import sys
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
-from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, serving
+from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, OPEN, SECRET_KEY, Behaviour, is_open, serving
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,14 +72,9 @@ async def _serve(behaviour: Behaviour, host: str, port: int, tell: Any) -> None:
         # Keys of one's own are not shown: they may be in use elsewhere.
         own = (behaviour.access_key, behaviour.secret_key) != (ACCESS_KEY, SECRET_KEY)
         keys = "with your keys" if own else f"access key {behaviour.access_key}, secret key {behaviour.secret_key}"
-        _print(f"Wasabi AiR emulator listening on {url} ({keys}). Ctrl-C stops it.{_warning(url)}")
+        warning = f" {OPEN}" if is_open(url) else ""
+        _print(f"Wasabi AiR emulator listening on {url} ({keys}). Ctrl-C stops it.{warning}")
         await stop.wait()
-
-
-def _warning(url: str) -> str:
-    if ip_address(urlsplit(url).hostname or "").is_loopback:
-        return ""
-    return " It is open to other machines: whoever reaches this one can use it."
 
 
 def _print(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import operator
 import random
@@ -10,9 +11,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from itertools import islice
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from aiohttp import web
@@ -22,6 +24,9 @@ from airflow_wasabi_jobs.emulator.jobs import Definition, EmulatedJob, EmulatedJ
 
 ACCESS_KEY = "emulator-access-key"
 SECRET_KEY = "emulator-secret-key"  # noqa: S105 - opens nothing but the emulator
+OPEN = "It is open to other machines: whoever reaches this one can use it."
+
+log = logging.getLogger(__name__)
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +102,8 @@ class AirEmulator:
         self._listening.wait()
         if self._failure:
             raise self._failure
+        if is_open(self.url):
+            log.warning("The Wasabi AiR emulator listens on %s. %s", self.url, OPEN)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,6 +123,11 @@ class AirEmulator:
             self._failure = error
         finally:
             self._listening.set()
+
+
+def is_open(url: str) -> bool:
+    """Whether other machines can reach an emulator that listens there."""
+    return not ip_address(urlsplit(url).hostname or "").is_loopback
 
 
 @asynccontextmanager

@@ -878,6 +878,15 @@ class TestAirEmulator:
         with pytest.raises(msgspec.ValidationError, match=parameter):
             AirEmulator(**{parameter: value})
 
+    @pytest.mark.parametrize(
+        ("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)], ids=str
+    )
+    def test_it_warns_if_other_machines_can_ask_it(self, caplog, host, is_open):
+        with AirEmulator(host=host) as emulator:
+            assert emulator.url
+
+        assert ("open to other machines" in caplog.text) is is_open
+
     @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
     def test_it_listens_on_ipv6_too(self):
         try:
