@@ -42,6 +42,7 @@ e2e: $(INSTALLED)/.ready
 	$(INSTALLED)/bin/python $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	$(INSTALLED)/bin/python $(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
 	E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
+	@test ! -e .e2e/3.3/connection-form.png || cp .e2e/3.3/connection-form.png docs/
 
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)

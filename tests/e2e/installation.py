@@ -20,7 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 BIN = Path(sys.executable).parent
 IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
@@ -30,10 +33,14 @@ COMPONENTS = (
     else ("api-server", "scheduler", "dag-processor", "triggerer")
 )
 START_LIMIT, RUN_LIMIT = 180.0, 300.0
+# After this nothing is waited for any more, so that all ends in good order.
+THE_END = time.monotonic() + 15 * 60
 
 ACCESS_KEY = "AKIA-E2E-ACCESS-KEY-0001"
 SECRET_KEY = "e2e/Secret+Key=of-the-emulator/0002"
 NEW_SECRET_KEY = "e2e/Secret+Key=after-the-change/0003"
+SOURCE_ACCESS_KEY = "AKIA-E2E-OF-THE-SOURCE-0004"
+SOURCE_SECRET_KEY = "e2e/Secret+Key=of-the-source/0005"
 
 
 def free_port() -> int:
@@ -42,18 +49,19 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], what: str, limit: float = RUN_LIMIT) -> Any:
+def until(condition: Callable[[], Any], what: str | Callable[[], str], limit: float = RUN_LIMIT) -> Any:
     """Wait for something that must happen, and return what came true."""
-    deadline = time.monotonic() + limit
+    deadline = min(time.monotonic() + limit, THE_END)
     while not (found := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {limit:.0f} seconds still not {what}")
+            missed = what if isinstance(what, str) else what()
+            raise AssertionError(f"after {limit:.0f} seconds, or 15 minutes in all, still not {missed}")
         time.sleep(0.5)
     return found
 
 
 class Process:
-    """A process in a session of its own, so that all of it can be ended, and nothing else."""
+    """A process in a session of its own, so that all of it can be ended, tasks too, and nothing else."""
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path, cwd: Path) -> None:
         with log.open("a") as output:
@@ -66,9 +74,17 @@ class Process:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        while members := [pid for pid in psutil.pids() if self._is_member(pid)]:
+            for pid in members:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+            time.sleep(0.01)
+
+    def _is_member(self, pid: int) -> bool:
+        with contextlib.suppress(OSError, psutil.Error):
+            return os.getsid(pid) == self._process.pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return False
 
     def stop(self) -> None:
         if self.is_alive():
@@ -96,13 +112,25 @@ class Emulator:
             self._folder / f"emulator-{self.port}.log",
             self._folder,
         )
-        until(lambda: self.get("/jobs", pageSize="1") is not None, "listening", 30)
+        try:
+            until(self._answers, "listening", 30)
+        except BaseException:
+            self.process.stop()
+            raise
+
+    def _answers(self) -> bool:
+        assert self.process.is_alive(), self.process.log.read_text()
+        return self.get("/jobs", pageSize="1") is not None
 
     def get(self, path: str, **query: str) -> Any:
         keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": self.secret_key}
         with contextlib.suppress(requests.ConnectionError):
             return requests.get(self.url + path, headers=keys, params=query, timeout=10).json()
         return None
+
+    def looks(self) -> int:
+        """Return how often it was asked so far."""
+        return self.process.log.read_text().count("GET ")
 
     def jobs(self, name: str) -> list[dict[str, Any]]:
         """Return all jobs that were submitted by that name."""
@@ -124,7 +152,10 @@ class Airflow:
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, Process] = {}
         self.answers: list[str] = []
-        self._headers: dict[str, str] = {}
+        self._session = requests.Session()
+        # A busy SQLite may have Airflow answer 500.
+        patience = Retry(5, status_forcelist=[500, 502, 503, 504], allowed_methods=["GET"], backoff_factor=0.5)
+        self._session.mount("http://", HTTPAdapter(max_retries=patience))
         # Nothing of another Airflow on this machine.
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         self._environment = {
@@ -191,11 +222,11 @@ class Airflow:
             raise AssertionError(f"airflow {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def start(self, component: str, name: str | None = None) -> Process:
+    def start(self, component: str, *options: str, name: str | None = None) -> Process:
         """Start one of Airflow's processes, a second one of its kind under another name."""
         name = name or component
         environment = {**self._environment, "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
-        command = [str(BIN / "airflow"), component]
+        command = [str(BIN / "airflow"), component, *options]
         self.processes[name] = Process(command, environment, self.home / f"{name}.log", self.home)
         return self.processes[name]
 
@@ -212,14 +243,15 @@ class Airflow:
 
     def ask(self, method: str, path: str, *, keep: bool = True, **arguments: Any) -> Any:
         """Send a request to Airflow's REST API, and keep the answer, to be searched for secrets in the end."""
-        if not self._headers and not IS_AIRFLOW_2:
-            token = requests.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
-            self._headers = {"Authorization": f"Bearer {token}"}
-        response = requests.request(
+        if IS_AIRFLOW_2:
+            self._session.auth = ("admin", "admin")
+        elif "Authorization" not in self._session.headers:
+            token = self._session.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
+            self._session.headers["Authorization"] = f"Bearer {token}"
+        response = self._session.request(
             method,
             f"{self.url}/api/{'v1' if IS_AIRFLOW_2 else 'v2'}{path}",
-            headers={**self._headers, "Accept": "application/json"},
-            auth=("admin", "admin") if IS_AIRFLOW_2 else None,
+            headers={"Accept": "application/json"},
             timeout=60,
             **arguments,
         )
@@ -255,7 +287,7 @@ class Airflow:
             state = self.ask("GET", f"/dags/{dag_id}/dagRuns/{run_id}", keep=False)["state"]
             return state if state in {"success", "failed"} else None
 
-        return str(until(over, f"the end of {dag_id} {run_id}: {self.states(dag_id, run_id)}", limit))
+        return str(until(over, lambda: f"the end of {dag_id} {run_id}: {self.states(dag_id, run_id)}", limit))
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return all task instances of a run, mapped ones too."""
@@ -273,6 +305,11 @@ class Airflow:
         entry = self.ask("GET", path, params=params)
         value = entry and entry["value"]
         return _as_written_by_python(value) if IS_AIRFLOW_2 else value
+
+    def triggerers(self) -> set[int]:
+        """Return the ids of all triggerers that are alive, or were so until a moment ago."""
+        found = self.ask("GET", "/jobs", params={"job_type": "TriggererJob", "is_alive": "true"})
+        return {job["id"] for job in found["jobs"]}
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"

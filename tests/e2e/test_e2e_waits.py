@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from installation import ACCESS_KEY, IS_AIRFLOW_2, NEW_SECRET_KEY, Airflow, Emulator, until
+from installation import ACCESS_KEY, IS_AIRFLOW_2, NEW_SECRET_KEY, Airflow, Emulator, Process, until
 
 # On SQLite Airflow 2 runs one task at a time, so there are fewer of them.
 MODES = ["poke", "deferred"] if IS_AIRFLOW_2 else ["poke", "reschedule", "deferred", "ended_by_trigger"]
@@ -34,7 +33,7 @@ def runs(airflow: Airflow) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_outcome(airflow: Airflow, runs: dict[str, str], told: Path, mode: str) -> None:
+def test_each_outcome(airflow: Airflow, runs: dict[str, str], told: Any, mode: str) -> None:
     dag_id, run_id = f"e2e_waits_{mode}", runs[mode]
     assert airflow.finish(dag_id, run_id) == "failed"
 
@@ -44,15 +43,17 @@ def test_each_outcome(airflow: Airflow, runs: dict[str, str], told: Path, mode: 
     xcom = airflow.xcom(dag_id, run_id, "completes")
     assert xcom == {"job_id": f"completes-with-1-error-completes-{run_id}", "status": "completed", "error_count": 1}
 
-    calls = [json.loads(line) for line in told.read_text().splitlines()]
     expected = {outcome: end[2] for outcome, end in ENDS.items()}
     if mode == "ended_by_trigger":
         expected["completes"] = []  # which is what it costs
     if IS_AIRFLOW_2:
         # It takes a task that is skipped for a success.
         expected |= {outcome: [("success", None)] for outcome, end in ENDS.items() if end[0] == "skipped"}
-    mine = [(call["task"], call["kind"], call["error"]) for call in calls if call["run"] == run_id]
-    assert {outcome: [call[1:] for call in mine if call[0] == outcome] for outcome in ENDS} == expected
+
+    # The last of them may still be on their way.
+    until(lambda: len(told(run_id)) >= sum(map(len, expected.values())), "told all callbacks", 60)
+    calls = [(call["task"], call["kind"], call["error"]) for call in told(run_id)]
+    assert {outcome: [call[1:] for call in calls if call[0] == outcome] for outcome in ENDS} == expected
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -86,9 +87,14 @@ def test_what_ended_in_the_triggerer_took_no_second_worker(airflow: Airflow, run
     assert (resumed.count(begins), ended.count(begins)) == (2, 1)
 
 
+def deferred_of(airflow: Airflow, run_id: str) -> int:
+    return list(airflow.states("e2e_many", run_id).values()).count("deferred")
+
+
 @on_airflow_3
 def test_fifty_deferred_waits_at_once(airflow: Airflow) -> None:
-    run_id = airflow.trigger("e2e_many", count=50, seconds=40, conn_id="wasabi_default")
+    run_id = airflow.trigger("e2e_many", count=50, seconds=100, conn_id="wasabi_default")
+    until(lambda: deferred_of(airflow, run_id) == 50, "fifty deferred at once", 120)
     assert airflow.finish("e2e_many", run_id) == "success"
 
     tasks = [task for task in airflow.tasks("e2e_many", run_id) if task["task_id"] == "wait"]
@@ -101,54 +107,76 @@ class TestFaults:
 
     @pytest.fixture
     def deferred(self, airflow: Airflow, another_emulator: Emulator, request: pytest.FixtureRequest) -> Any:
-        """Twenty waits in the triggerer, on a connection and an emulator of their own."""
+        """Twenty waits in the triggerer, on a connection and an emulator of their own, and some looks at them."""
         conn_id = f"wasabi_{request.node.name}"
         airflow.add_connection(conn_id, another_emulator.url)
-        run_id = airflow.trigger("e2e_many", count=self.COUNT, seconds=45, conn_id=conn_id)
-
-        def all_deferred() -> bool:
-            return list(airflow.states("e2e_many", run_id).values()).count("deferred") == self.COUNT
-
-        until(all_deferred, "all deferred", 120)
+        run_id = airflow.trigger("e2e_many", count=self.COUNT, seconds=60, conn_id=conn_id)
+        until(lambda: deferred_of(airflow, run_id) == self.COUNT, "all deferred", 120)
+        looks = another_emulator.looks()
+        until(lambda: another_emulator.looks() > looks, "looked at", 30)
         return conn_id, run_id
 
-    def all_end_well(self, airflow: Airflow, run_id: str) -> None:
+    def all_end_well(self, airflow: Airflow, told: Any, run_id: str) -> None:
         assert airflow.finish("e2e_many", run_id) == "success"
         tasks = [task for task in airflow.tasks("e2e_many", run_id) if task["task_id"] == "wait"]
         assert [(task["state"], task["try_number"]) for task in tasks] == [("success", 1)] * self.COUNT
         assert airflow.xcom("e2e_many", run_id, "count") == self.COUNT
+        # Nothing is lost, and nothing comes twice.
+        until(lambda: len(told(run_id)) >= self.COUNT, "told all callbacks", 60)
+        assert sorted(call["map_index"] for call in told(run_id)) == list(range(self.COUNT))
 
-    def test_the_triggerer_is_killed_and_started_again(self, airflow: Airflow, deferred: Any) -> None:
+    def test_the_triggerer_is_killed_and_started_again(self, airflow: Airflow, told: Any, deferred: Any) -> None:
         airflow.processes["triggerer"].kill()
         airflow.start("triggerer")
 
-        self.all_end_well(airflow, deferred[1])
+        self.all_end_well(airflow, told, deferred[1])
+
+    @pytest.fixture
+    def second_triggerer(self, airflow: Airflow) -> Iterator[Process]:
+        """A second triggerer beside the first. Neither takes all twenty waits."""
+        airflow.processes["triggerer"].stop()
+        before = airflow.triggerers()
+        airflow.start("triggerer", "--capacity", "12")
+        second = airflow.start("triggerer", "--capacity", "12", name="second-triggerer")
+        until(lambda: len(airflow.triggerers() - before) == 2, "two triggerers", 120)
+        yield second
+        second.stop()
+        del airflow.processes["second-triggerer"]
+        airflow.processes["triggerer"].stop()
+        airflow.start("triggerer")
 
     @on_airflow_3
-    def test_a_second_triggerer_takes_over(self, airflow: Airflow, deferred: Any) -> None:
-        second = airflow.start("triggerer", "second-triggerer")
-        airflow.processes["triggerer"].kill()
-        try:
-            self.all_end_well(airflow, deferred[1])
-        finally:
-            airflow.start("triggerer")
-            second.stop()
-            del airflow.processes["second-triggerer"]
+    @pytest.mark.usefixtures("second_triggerer")
+    def test_two_triggerers_share_the_waits(self, airflow: Airflow, told: Any, deferred: Any) -> None:
+        def sharing() -> set[int]:
+            tasks = airflow.tasks("e2e_many", deferred[1])
+            return {task["triggerer_job"]["id"] for task in tasks if task["triggerer_job"]}
+
+        until(lambda: len(sharing()) == 2, "shared", 30)
+        self.all_end_well(airflow, told, deferred[1])
+
+    @on_airflow_3
+    def test_a_second_triggerer_takes_over(
+        self, airflow: Airflow, told: Any, second_triggerer: Process, deferred: Any
+    ) -> None:
+        second_triggerer.kill()
+
+        self.all_end_well(airflow, told, deferred[1])
 
     @on_airflow_3
     def test_the_api_is_away_for_half_a_minute(
-        self, airflow: Airflow, another_emulator: Emulator, deferred: Any
+        self, airflow: Airflow, another_emulator: Emulator, told: Any, deferred: Any
     ) -> None:
         another_emulator.process.kill()
         time.sleep(30)
         # Its jobs are born again when they are first asked for.
         another_emulator.start()
 
-        self.all_end_well(airflow, deferred[1])
-        told = airflow.log("e2e_many", deferred[1], "wait", 1, 0)
-        assert 0 < told.find("no answer at the moment, and the wait goes on") < told.find("the API answers again")
+        self.all_end_well(airflow, told, deferred[1])
+        log = airflow.log("e2e_many", deferred[1], "wait", 1, 0)
+        assert 0 < log.find("no answer at the moment, and the wait goes on") < log.find("the API answers again")
 
-    def test_the_keys_are_changed(self, airflow: Airflow, another_emulator: Emulator, deferred: Any) -> None:
+    def test_the_keys_are_changed(self, airflow: Airflow, another_emulator: Emulator, told: Any, deferred: Any) -> None:
         conn_id, run_id = deferred
         triggers = [task["trigger"]["kwargs"] for task in airflow.tasks("e2e_many", run_id) if task["trigger"]]
         assert triggers
@@ -157,4 +185,6 @@ class TestFaults:
         another_emulator.process.kill()
         another_emulator.start(NEW_SECRET_KEY)
 
-        self.all_end_well(airflow, run_id)
+        self.all_end_well(airflow, told, run_id)
+        # The triggerer asked with the old keys first.
+        assert " 401" in another_emulator.process.log.read_text()

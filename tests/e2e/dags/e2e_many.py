@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, task
+from callbacks import tell
 
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
@@ -27,7 +28,8 @@ with DAG(
         wasabi_conn_id="{{ dag_run.conf['conn_id'] }}",
         deferrable=True,
         poke_interval=2,
-        timeout=240,
+        timeout=600,
+        on_success_callback=tell("success"),
     ).expand(job_id=find_jobs())
 
     @task

@@ -51,7 +51,14 @@ with DAG(
     for killed in ("looked_for", "submitted", "pushed"):
         task = KilledOnce(task_id=f"killed_{killed}", services=["ocr"], deferrable=killed == "pushed", **PLACES)
         task.killed = killed
-    WasabiSubmitJobOperator(task_id="deferred", services=["ocr"], deferrable=True, fetch_metadata=True, **PLACES)
+    WasabiSubmitJobOperator(
+        task_id="deferred",
+        services=["ocr"],
+        source_conn_id="the_source",
+        deferrable=True,
+        fetch_metadata=True,
+        **PLACES,
+    )
     WasabiSubmitJobOperator(task_id="fails", name="fails-{{ run_id }}", services=["ocr"], deferrable=True, **PLACES)
 
 with DAG(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
+from callbacks import tell
 
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke", "poke_interval": 1},
     # Airflow may fail a task whose next poke begins while the process of the last one is still being cleared away.
-    "reschedule": {"mode": "reschedule", "poke_interval": 12},
+    "reschedule": {"mode": "reschedule", "poke_interval": 30},
     "deferred": {"deferrable": True, "poke_interval": 2},
     "ended_by_trigger": {"deferrable": True, "poke_interval": 2, "end_from_trigger": True},
 }
@@ -30,16 +28,6 @@ OUTCOMES: dict[str, dict[str, Any]] = {
     "is_missing": {"job_id": "unknown-{which}"},
     "is_missing_and_not_skipped": {"job_id": "unknown-{which}", "soft_fail": True},
 }
-
-
-def tell(kind: str) -> Any:
-    def callback(context: Any) -> None:
-        ti, error = context["ti"], context.get("exception")
-        told = {"run": ti.run_id, "task": ti.task_id, "kind": kind, "error": error and type(error).__name__}
-        with Path(os.environ["E2E_TOLD"]).open("a") as file:
-            file.write(json.dumps(told) + "\n")
-
-    return callback
 
 
 for mode, how in MODES.items():
