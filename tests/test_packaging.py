@@ -47,6 +47,13 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     assert needed | {"apache-airflow", "apache-airflow-providers-common-compat"} == names
 
 
+def test_of_the_providers_of_airflow_only_the_declared_one_is_imported() -> None:
+    providers = {name for name in imported() if name.startswith("airflow.providers")}
+
+    assert providers
+    assert all(f"{name}.".startswith("airflow.providers.common.compat.") for name in providers)
+
+
 def test_there_is_a_set_of_exactly_the_lowest_versions() -> None:
     lines = (ROOT / "requirements" / "airflow-lowest.in").read_text().split()
 
