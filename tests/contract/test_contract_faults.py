@@ -272,7 +272,7 @@ def test_a_storm_of_429s(monkeypatch: pytest.MonkeyPatch, connect: Any, name: st
     monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.LONGEST_PAUSE", 0.01)
     storm: Any = [FAULTS[name].answer] * 20
     with Loopback(report("in_progress"), *storm, report("completed")) as server:
-        connect(server.url)
+        connect(server.url, read_timeout=30)
 
         told = wait(monkeypatch, mode, poke_interval=0.01, timeout=60)
 
