@@ -93,7 +93,7 @@ def deferred_of(airflow: Airflow, run_id: str) -> int:
 
 @on_airflow_3
 def test_fifty_deferred_waits_at_once(airflow: Airflow) -> None:
-    run_id = airflow.trigger("e2e_many", count=50, seconds=100, conn_id="wasabi_default")
+    run_id = airflow.trigger("e2e_many", count=50, seconds=60, conn_id="wasabi_default")
     until(lambda: deferred_of(airflow, run_id) == 50, "fifty deferred at once", 120)
     assert airflow.finish("e2e_many", run_id) == "success"
 
@@ -110,7 +110,7 @@ class TestFaults:
         """Twenty waits in the triggerer, on a connection and an emulator of their own, and some looks at them."""
         conn_id = f"wasabi_{request.node.name}"
         airflow.add_connection(conn_id, another_emulator.url)
-        run_id = airflow.trigger("e2e_many", count=self.COUNT, seconds=60, conn_id=conn_id)
+        run_id = airflow.trigger("e2e_many", count=self.COUNT, seconds=45, conn_id=conn_id)
         until(lambda: deferred_of(airflow, run_id) == self.COUNT, "all deferred", 120)
         looks = another_emulator.looks()
         until(lambda: another_emulator.looks() > looks, "looked at", 30)
