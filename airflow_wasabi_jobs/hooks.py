@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -311,9 +312,10 @@ class WasabiJobsHook(BaseHook):
         try:
             connection = self.get_connection(conn_id)
         except AirflowNotFoundException as error:
-            raise errors.InvalidSettings(
-                f"There is no connection {conn_id!r}, which source_conn_id names: add it, with the access key of the "
-                "source as login and the secret key as password."
+            raise _not_found(
+                f"{conn_id!r}, which source_conn_id names",
+                conn_id,
+                "Add it, with the access key of the source as login and the secret key as password.",
             ) from error
         access_key, secret_key = ((key or "").strip() for key in (connection.login, connection.password))
         # Nothing else can be a key, nor be found again in whatever text a server sends back.
@@ -353,10 +355,26 @@ class WasabiJobsHook(BaseHook):
         self.log.info("Connection %r was changed: asking again with what is in it now.", self.wasabi_conn_id)
 
     def _not_found(self) -> errors.InvalidSettings:
-        return errors.InvalidSettings(
-            f"There is no connection {self.wasabi_conn_id!r}. Add it in Airflow under Admin, Connections with the type "
-            f"{self.hook_name}, or in the environment as AIRFLOW_CONN_{self.wasabi_conn_id.upper()}."
+        return _not_found(
+            repr(self.wasabi_conn_id),
+            self.wasabi_conn_id,
+            f"Add it in Airflow under Admin, Connections with the type {self.hook_name}, or in the environment as "
+            f"{_variable(self.wasabi_conn_id)}.",
         )
+
+
+def _not_found(which: str, conn_id: str, advice: str) -> errors.InvalidSettings:
+    # Airflow says the same of a connection that is not there and of one that it can't read.
+    if _variable(conn_id) in os.environ:
+        return errors.InvalidSettings(
+            f"Airflow can't read connection {which}, in the environment's {_variable(conn_id)}. If that is JSON, check "
+            "it. If it is a URI, percent-encode each of its parts: a slash in a key is %2F."
+        )
+    return errors.InvalidSettings(f"There is no connection {which}. {advice}")
+
+
+def _variable(conn_id: str) -> str:
+    return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
 def _checked(job_id: str) -> str:

@@ -30,6 +30,10 @@ SETTLING, PAUSE = 30.0, 5.0
 
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
 _KEPT = "wasabi_job"
+_SHIFTED = (
+    "What the task is made of has changed since that run began, perhaps the list that it is mapped over: start a new "
+    "run, or have the files name the jobs, like name='{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
+)
 
 
 class WasabiSubmitJobOperator(BaseOperator):
@@ -60,7 +64,8 @@ class WasabiSubmitJobOperator(BaseOperator):
         ``login``, the secret key its ``password``. Default: the source is in Wasabi.
     :param wasabi_conn_id: the :ref:`connection <howto/connection:wasabi>` to submit with (templated). Its user needs
         the IAM policies ``WasabiManageAiR`` and ``WasabiViewAiR``.
-    :param wait_for_completion: whether to wait. Default: True. Else the XCom is the job's id, for a sensor.
+    :param wait_for_completion: whether to wait. Default: True. Else the XCom is the job's id, for a sensor, and what
+        is said below about the wait is that sensor's business.
     :param deferrable: whether to wait in the triggerer, where a wait takes no worker. Default: what
         ``[operators] default_deferrable`` says.
     :param poke_interval: seconds, or a timedelta, between two looks at the job. Default: 60.
@@ -207,7 +212,11 @@ class WasabiSubmitJobOperator(BaseOperator):
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, errors.AirError) and error.is_passing),
             wait=tenacity.wait_random_exponential(multiplier=PAUSE / 2, max=60),
             stop=tenacity.stop_after_delay(PATIENCE),
-            before_sleep=lambda state: self.log.warning("%s", state.outcome and state.outcome.exception()),
+            before_sleep=lambda state: self.log.warning(
+                "%s The task tries again, %.0f seconds longer.",
+                state.outcome and state.outcome.exception(),
+                PATIENCE - (state.seconds_since_start or 0.0),
+            ),
             reraise=True,
         )
         listed: list[Job] = look(self._listed, submission)
@@ -232,7 +241,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             raise ValueError(
                 f"name of task {self.task_id!r} is {name!r}, and job {job.job_id!r} of that name analyses "
                 f"{'/'.join(map(str, other))}, not {'/'.join(file)}. "
-                "Give each file a name of its own, or leave name out."
+                f"{_SHIFTED if self.name is None else 'Give each file a name of its own, or leave name out.'}"
             )
         state = job.status or "of unknown status"
         self.log.info("Job %r is there already: %s, %s.", name, job.job_id, state)

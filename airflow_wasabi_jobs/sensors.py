@@ -184,7 +184,7 @@ class WasabiBatchSensor(WasabiWait):
     def _check_batch(self, batch: object) -> None:
         of = f" of task {self.task_id!r}"
         if submissions.checked("batch", batch, of=of) is None:
-            raise ValueError(f"batch{of} is None, which is no name of a batch. {LOOK_UPSTREAM}")
+            raise ValueError(f"batch{of} is None, and must be a text that is not empty. {LOOK_UPSTREAM}")
 
     def _subject(self) -> str:
         return f"Batch {self.batch!r}"
@@ -256,7 +256,7 @@ def verdict(
     job = f"Job {report.job_id!r} on connection {wasabi_conn_id!r}"
     many = f"{report.error_count} error{'' if report.error_count == 1 else 's'}"
     code = f" ({error_code})" if error_code else ""
-    advice = "That is final: to have it analysed after all, submit a new job and wait for that one."
+    advice = "That is final. To have it analysed after all, clear the task that submits it, or submit a new job."
     if report.is_completed_within(max_error_count):
         return report.as_xcom()
     match report.status.value:

@@ -154,6 +154,22 @@ class TestConnection:
         assert "AIRFLOW_CONN_NOBODY_WROTE_IT" in str(told.value)
 
     @pytest.mark.parametrize(
+        "written",
+        [
+            "wasabi://the-access-key:qu/artz@air.example.com/",
+            "wasabi://the-access-key:qu%2Fartz@http://air.example.com/",
+            '{"conn_type": "wasabi", "password": "qu/artz"',
+        ],
+    )
+    def test_that_airflow_can_not_read(self, monkeypatch, ask, written):
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", written)
+        with pytest.raises(errors.InvalidSettings) as told:
+            ask(WasabiJobsHook())
+        assert "Airflow can't read connection 'wasabi_default'" in str(told.value)
+        assert "AIRFLOW_CONN_WASABI_DEFAULT" in str(told.value)
+        assert "artz" not in "".join(traceback.format_exception(told.value))
+
+    @pytest.mark.parametrize(
         ("fields", "words"),
         [
             ({"host": ""}, "no host"),

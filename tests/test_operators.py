@@ -462,6 +462,14 @@ class TestLookUp:
         )
         assert account.asked == [LOOK_UP]
 
+    def test_a_mapped_task_that_stands_for_another_file_now(self, serving: Any, run: TaskRun) -> None:
+        with serving(Account()) as account:
+            run.begin(wait_for_completion=False)
+            with pytest.raises(ValueError, match="start a new run, or have the files name the jobs"):
+                run.begin(source={**FILE, "object_key": "tuesday.mp4"})
+
+        assert account.count(SUBMIT) == 1
+
     @pytest.mark.parametrize("source", [{}, {"bucket": "media"}, {"object_key": "monday.mp4"}], ids=", ".join)
     def test_a_job_that_does_not_tell_its_file(self, serving: Any, run: TaskRun, source: Any) -> None:
         with serving(Account(a_job("monday", "completed", source))) as account:

@@ -126,7 +126,7 @@ def job_metadata(job_id: str) -> Call[JobMetadata]:
         subject=f"the place of the result of job {job_id!r}",
         path=f"/jobs/{quote(job_id, safe='')}/metadata",
         read=lambda body, scrub: _read_metadata(job_id, body, scrub),
-        missing=f"It is known once the job is completed. {_NO_SUCH_JOB}",
+        missing=f"It is known once the job is completed; a job that failed has none. {_NO_SUCH_JOB}",
     )
 
 

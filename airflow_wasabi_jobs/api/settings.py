@@ -209,6 +209,8 @@ def _base_url(name: str, options: Options, host: str | None, port: int | None, p
             f"The schema of {name} is {path!r}, but here it is the path in front of /jobs. "
             f"Leave it empty, and write the scheme in front of the host: {path}://…"
         )
+    if "://" not in host and re.match(r"https?([:/]|$)", host, re.IGNORECASE):
+        raise InvalidSettings(f"The host of {name} begins with a scheme, but it must be https://, with two slashes.")
     try:
         url = urlsplit(_with_scheme(host))
         url_port = url.port

@@ -68,7 +68,7 @@ def _batch(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value.strip() or value.strip() == "None":
-        raise ValueError(f"is {value!r}, which is no name of a batch")
+        raise ValueError(f"is {value!r}, and must be a text that is not empty")
     return _not_too_long(value)
 
 
@@ -108,7 +108,7 @@ def _place(value: object, needed: tuple[str, ...], optional: tuple[str, ...]) ->
             if name in needed:
                 raise ValueError(f"has no {name}, which a job needs")
         elif not isinstance(place[name], str) or not place[name].strip() or place[name].strip() == "None":
-            raise ValueError(f"has the {name} {place[name]!r}, which is none")
+            raise ValueError(f"has the {name} {place[name]!r}, and must have a text there that is not empty")
     return place
 
 

@@ -112,7 +112,11 @@ def test_a_refusal_says_why(refused, status_code, kind, body, error_code, text):
         (STATUS, "Check the job id", "completed"),
         (calls.job("12345"), "Check the job id", "completed"),
         (calls.job_errors("12345"), "Check the job id", "completed"),
-        (calls.job_metadata("12345"), "It is known once the job is completed. Check the job id", "the host"),
+        (
+            calls.job_metadata("12345"),
+            "It is known once the job is completed; a job that failed has none. Check the job id",
+            "the host",
+        ),
         (calls.list_jobs(), "check the host", "the job id"),
         (calls.list_states(), "check the host", "the job id"),
         (SUBMIT, "check the host", "the job id"),

@@ -108,11 +108,11 @@ def test_what_can_be_written_in_more_than_one_way(field, value, expected):
         ("name", ["a job"], "is ['a job']: a job needs a name"),
         ("name", 257 * "a", "has 257 characters, and 256 is the most"),
         # batch
-        ("batch", "", "is '', which is no name of a batch"),
-        ("batch", "\t", r"is '\t', which is no name of a batch"),
-        ("batch", "None", "is 'None', which is no name of a batch"),
-        ("batch", 5, "is 5, which is no name of a batch"),
-        ("batch", False, "is False, which is no name of a batch"),
+        ("batch", "", "is '', and must be a text that is not empty"),
+        ("batch", "\t", r"is '\t', and must be a text that is not empty"),
+        ("batch", "None", "is 'None', and must be a text that is not empty"),
+        ("batch", 5, "is 5, and must be a text that is not empty"),
+        ("batch", False, "is False, and must be a text that is not empty"),
         ("batch", 257 * "a", "has 257 characters, and 256 is the most"),
         # priority
         *(
@@ -140,7 +140,7 @@ def test_what_can_be_written_in_more_than_one_way(field, value, expected):
         ("destination", {"bucket": "results"}, "has no region, which a job needs"),
         ("destination", {**DESTINATION, "region": None}, "has no region, which a job needs"),
         *(
-            (field, {**place, name: value}, f"has the {name} {value!r}, which is none")
+            (field, {**place, name: value}, f"has the {name} {value!r}, and must have a text there that is not empty")
             for field, place, names in (
                 ("source", SOURCE, ("bucket", "object_key", "region", "endpoint")),
                 ("destination", DESTINATION, ("bucket", "region")),
