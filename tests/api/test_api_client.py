@@ -826,6 +826,14 @@ def test_a_look_that_is_given_up_ends_at_once(settings):
     assert len(server.requests) == 1
 
 
+@pytest.fixture
+def own_garbage():
+    """What other tests left is not collected."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize(
     ("script", "options"),
     [
@@ -841,13 +849,12 @@ def test_a_look_that_is_given_up_ends_at_once(settings):
     ids=["done", "busy", "redirected", "cut", "reset", "silent", "long", "gzipped"],
 )
 @pytest.mark.parametrize("way", ["plain", "tls", "tls that does not verify", "proxy", "proxy and tls"])
-def test_nothing_is_left_open(settings, no_pause, tls, ca_file, script, options, way):
+def test_nothing_is_left_open(settings, no_pause, tls, ca_file, own_garbage, script, options, way):
     async def main():
         async with AsyncJobsClient(some) as jobs:
             with contextlib.suppress(errors.AirError):
                 await jobs.send(STATUS)
 
-    gc.collect()  # what other tests left is not this one's
     with_tls, with_proxy = "tls" in way, "proxy" in way
     scripts = [tunnel(tls), script] if way == "proxy and tls" else [script]
     options = options if "not verify" in way else {**options, "verify": ca_file}
