@@ -37,5 +37,14 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
     return functools.partial(connecting.connect, monkeypatch)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread what takes long, most of it waiting, over all processes and the whole time."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if item not in long]
+    apart = len(items) // max(len(long), 1) + 1
+    for number, item in enumerate(long):
+        items.insert(number * apart, item)
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)

@@ -19,6 +19,8 @@ from airflow_wasabi_jobs.api.models import JobReport
 from airflow_wasabi_jobs.api.settings import Settings, check
 from airflow_wasabi_jobs.watch import listing, pace, poller
 
+pytestmark = pytest.mark.long
+
 INTERVAL = 0.4
 
 

@@ -136,6 +136,7 @@ def account() -> Iterator[Account]:
         yield account
 
 
+@pytest.mark.long
 def test_on_a_worker(account: Account) -> None:
     seen = set()
 
@@ -164,6 +165,7 @@ def test_on_a_worker(account: Account) -> None:
     assert len(seen) > 0.95 * ON_A_WORKER
 
 
+@pytest.mark.long
 def test_in_a_triggerer(account: Account) -> None:
     seen = set()
 

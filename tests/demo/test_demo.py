@@ -13,6 +13,7 @@ from airflow_wasabi_jobs.demo import __main__ as demo
 from airflow_wasabi_jobs.emulator import AirEmulator
 
 
+@pytest.mark.long
 def test_it_shows_each_job_and_what_its_task_made_of_it() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "airflow_wasabi_jobs.demo"], capture_output=True, text=True, timeout=240, check=False
@@ -51,6 +52,7 @@ def test_it_shows_each_job_and_what_its_task_made_of_it() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.long
 def test_a_task_that_ends_otherwise_is_told_with_all_that_airflow_said(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
