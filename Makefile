@@ -10,13 +10,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := .venv/installed-$(SET)
 PIP := -m pip --disable-pip-version-check
+# Half of their time the tests wait for the loopback, so there are more of them at once than a small machine has cores.
+TESTS := pytest --numprocesses=4 --dist=worksteal
 
-.PHONY: help demo test lint e2e matrix bench airflow clean
+.PHONY: help demo test coverage lint e2e matrix bench airflow clean
 
 help:
 	@echo "make demo     watch a DAG submit jobs and wait: an emulated API, no account needed"
 	@echo "make airflow  the same in Airflow's own pages, until Ctrl-C (PORT=8080)"
 	@echo "make test     run the tests"
+	@echo "make coverage the same, and show which lines they miss (which takes half as long again)"
 	@echo "make lint     run the linters"
 	@echo "make e2e      run the package as users install it, in Airflow's own processes (10 minutes)"
 	@echo "make matrix   run the tests on each Airflow, with each Python that is there (an hour)"
@@ -28,9 +31,11 @@ help:
 demo: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo
 
-# Half of their time the tests wait for the loopback, so there are more of them at once than a small machine has cores.
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal --cov --cov-report=term-missing
+	$(BIN)/$(TESTS)
+
+coverage: $(READY)
+	$(BIN)/$(TESTS) --cov
 
 lint: $(READY)
 	$(BIN)/ruff check .
