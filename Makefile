@@ -16,15 +16,15 @@ TESTS := pytest --numprocesses=4 --dist=worksteal
 .PHONY: help demo test coverage lint e2e matrix bench airflow clean
 
 help:
-	@echo "make demo     watch a DAG submit jobs and wait: an emulated API, no account needed"
-	@echo "make airflow  the same in Airflow's own pages, until Ctrl-C (PORT=8080)"
-	@echo "make test     run the tests"
-	@echo "make coverage the same, and show which lines they miss (which takes half as long again)"
-	@echo "make lint     run the linters"
-	@echo "make e2e      run the package as users install it, in Airflow's own processes (10 minutes)"
-	@echo "make matrix   run the tests on each Airflow, with each Python that is there (an hour)"
-	@echo "make bench    measure what waits cost, and parsing (half an hour)"
-	@echo "make clean    remove what the others made"
+	@echo "make demo      watch a DAG submit jobs and wait: an emulated API, no account needed"
+	@echo "make airflow   the same in Airflow's own pages, until Ctrl-C (PORT=8080)"
+	@echo "make test      run the tests"
+	@echo "make coverage  the same, and show which lines they miss (which takes half as long again)"
+	@echo "make lint      run the linters"
+	@echo "make e2e       run the package as users install it, in Airflow's own processes (10 minutes)"
+	@echo "make matrix    run the tests on each Airflow, with each Python that is there (an hour)"
+	@echo "make bench     measure what waits cost, and parsing (half an hour)"
+	@echo "make clean     remove what the others made"
 	@echo
 	@echo "AIRFLOW=2.11 make ... does it with that Airflow. There are: $(AVAILABLE)"
 
