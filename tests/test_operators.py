@@ -80,6 +80,18 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, "PAUSE", 0.01)
 
 
+class Clock:
+    """Goes on only while the operator sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> TaskRun:
     return TaskRun(tmp_path / "xcoms.json")
@@ -296,12 +308,15 @@ class TestLostAnswer:
         assert account.count(SUBMIT) == 1
 
     @is_rubbish
-    def test_rubbish_and_no_job_is_an_error(self, serving: Any, run: TaskRun, rubbish: Any) -> None:
+    def test_rubbish_and_no_job_is_an_error(self, serving: Any, run: TaskRun, monkeypatch: Any, rubbish: Any) -> None:
+        monkeypatch.setattr(operators, "time", Clock())
+        monkeypatch.setattr(operators, "SETTLING", 10)
+        monkeypatch.setattr(operators, "PAUSE", 2)
         with serving(Account(posts=((False, rubbish),))) as account, pytest.raises(errors.UnexpectedAnswer):
             run.begin()
 
         assert account.count(SUBMIT) == 1
-        assert account.count(LOOK_UP) >= 2
+        assert account.count(LOOK_UP) == 1 + 6  # before it, and every two seconds for ten after it
 
     def test_a_job_that_is_listed_late(self, serving: Any, run: TaskRun, monkeypatch: Any) -> None:
         monkeypatch.setattr(operators, "SETTLING", 10)

@@ -20,8 +20,8 @@ from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 
-# 400 jobs on a worker, and 1,680 in a triggerer, of which 30 are waited for together.
-ON_A_WORKER, IN_A_TRIGGERER, TOGETHER = 400, 56, 30
+# 500 jobs on a worker, and 1,800 in a triggerer, of which 30 are waited for together.
+ON_A_WORKER, IN_A_TRIGGERER, TOGETHER = 500, 60, 30
 
 DONE = report("completed")
 PASSING: dict[str, Answer] = {
@@ -76,7 +76,7 @@ def any_job(chance: Random) -> Job:
     looks: list[str] = []
     for status in STATUSES:
         for _ in range(chance.randint(0, 2)):
-            looks += [*some_of(PASSING, 2, chance), status]
+            looks += [*some_of(PASSING, 3, chance), status]
     end = chance.choice(ENDS)
     return Job(end, chance.choice([0, 1, 7]), (*looks, *some_of(PASSING, 3, chance), end))
 

@@ -11,7 +11,7 @@ from installation import ACCESS_KEY, IS_AIRFLOW_2, NEW_SECRET_KEY, SECRET_KEY, A
 
 # On SQLite Airflow 2 runs one task at a time, so there are fewer of them.
 MODES = ["poke", "deferred"] if IS_AIRFLOW_2 else ["poke", "reschedule", "deferred", "ended_by_trigger"]
-on_airflow_3 = pytest.mark.skipif(IS_AIRFLOW_2, reason="too many tasks for one at a time")
+on_airflow_3 = pytest.mark.skipif(IS_AIRFLOW_2, reason="with SQLite it runs one task at a time, and these are many")
 # The state, how many tries it took, and what the callbacks were told.
 ENDS = {
     "completes": ("success", 1, [("success", None)]),
