@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import steady
 from account import Account, account
 from aiohttp import web
 
@@ -90,7 +91,7 @@ class TestSharing:
             assert waits.look_ups == 1
             assert api.count["status"] == 250  # the calls that end the waits, and no other
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_connections_that_lead_to_one_account_share_its_watch(self) -> None:
         async def run() -> None:
@@ -105,7 +106,7 @@ class TestSharing:
 
             assert (one.look_ups, other.look_ups) == (1, 1)
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_an_error_names_the_connection_of_its_own_wait(self) -> None:
         async def run() -> None:
@@ -114,7 +115,7 @@ class TestSharing:
                     with pytest.raises(errors.NotFound, match=f"connection '{conn_id}'"):
                         await Waits(api, conn_id).wait("nowhere")
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_two_accounts_share_nothing(self) -> None:
         async def run() -> None:
@@ -130,7 +131,7 @@ class TestSharing:
                     task.cancel()
                 await asyncio.gather(*waiting, return_exceptions=True)
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_two_waits_for_one_job_are_one_call(self) -> None:
         async def run() -> None:
@@ -140,7 +141,7 @@ class TestSharing:
             assert len(reports) == 3
             assert api.count == {"status": 1}
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_event_loops_do_not_mix(self) -> None:
         async def run() -> None:
@@ -150,7 +151,7 @@ class TestSharing:
                 api.jobs |= running(12, "completed")
                 assert len(await all_of(tasks)) == 12
 
-        threads = [threading.Thread(target=asyncio.run, args=(run(),)) for _ in range(3)]
+        threads = [threading.Thread(target=steady.run, args=(run(),)) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -240,7 +241,7 @@ def test_a_list_changes_no_outcome_and_delays_none(lists: Any) -> None:
                     api.jobs[job_id] = fates[number % 3]
             half_at = asyncio.get_running_loop().time()
             await until(lambda: len(waits.ends) == 60)
-            assert max(waits.ends.values()) - half_at < 2 * INTERVAL + 2.0  # which a busy machine may take
+            assert max(waits.ends.values()) - half_at < 2 * INTERVAL
             assert all(api.jobs[job_id] != "in_progress" for job_id in waits.ends)
             for number, job_id in enumerate(list(api.jobs)):
                 api.jobs[job_id] = fates[number % 3]
@@ -248,7 +249,7 @@ def test_a_list_changes_no_outcome_and_delays_none(lists: Any) -> None:
 
         assert [report.status for report in reports] == [fates[number % 3] for number in range(120)]
 
-    asyncio.run(run())
+    steady.run(run())
 
 
 def test_a_list_that_is_out_of_date_for_ever_delays_for_some_looks_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +264,7 @@ def test_a_list_that_is_out_of_date_for_ever_delays_for_some_looks_only(monkeypa
         async with account(running(30, "completed"), stale_list) as api:
             assert len(await all_of(Waits(api).begin(*api.jobs))) == 30
 
-    asyncio.run(run())
+    steady.run(run())
 
 
 class TestNews:
@@ -285,7 +286,7 @@ class TestNews:
                 "completed": 30,
             }
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_a_wait_is_told_now_and_then_that_nothing_changed(self) -> None:
         async def run() -> None:
@@ -299,7 +300,7 @@ class TestNews:
                 api.jobs |= running(30, "completed")
                 await all_of(tasks)
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_keys_that_changed_long_after_the_last_news(self) -> None:
         async def run() -> None:
@@ -315,7 +316,7 @@ class TestNews:
                 api.jobs |= running(30, "completed")
                 assert {report.status for report in await all_of(tasks)} == {"completed"}
 
-        asyncio.run(run())
+        steady.run(run())
 
 
 class TestCost:
@@ -328,7 +329,7 @@ class TestCost:
                 api.jobs |= running(len(api.jobs), "completed")
                 await all_of(tasks)
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_a_thousand_waits_are_a_dozen_calls_a_look(self) -> None:
         async def run() -> None:
@@ -343,7 +344,7 @@ class TestCost:
                 await all_of(tasks)
                 assert api.count["status"] == 1000
 
-        asyncio.run(run())
+        steady.run(run())
 
     @pytest.mark.parametrize("foreign", [0, 5000])
     @pytest.mark.parametrize("count", [10, 60, 300])
@@ -367,7 +368,7 @@ class TestCost:
                 reordered = {**running(count), **others} if foreign else {}
                 assert api.count["list"] <= (6 * looks if reordered else api.count["list"])
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_calls_are_paced(self) -> None:
         async def run() -> None:
@@ -376,7 +377,7 @@ class TestCost:
                 await all_of(Waits(api).begin(*api.jobs))
                 assert api.most_in_flight <= poller.CALLS_AT_ONCE
 
-        asyncio.run(run())
+        steady.run(run())
 
 
 class TestPace:
@@ -397,7 +398,7 @@ class TestPace:
 
             assert api.asked[asked][0] - paused_at > 0.8
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_a_look_is_not_in_the_first_instant_and_then_at_each_interval(self) -> None:
         async def run() -> None:
@@ -418,11 +419,20 @@ class TestPace:
             steps = [round((at - times[0]) / INTERVAL, 1) for at in times]
             assert all(abs(step - round(step)) <= 0.3 for step in steps)
 
-        asyncio.run(run())
+        steady.run(run())
 
     @pytest.mark.parametrize(
         ("now", "first", "step"),
-        [(0.0, True, 10.0), (4.0, True, 10.0), (6.0, True, 20.0), (10.1, False, 20.0), (19.9, False, 20.0)],
+        [
+            (0.0, True, 10.0),
+            (4.0, True, 10.0),
+            (6.0, True, 20.0),
+            (10.1, False, 20.0),
+            (19.9, False, 20.0),
+            # This was the look of the next step: it came with what was due a little earlier, or by an early timer.
+            (19.96, False, 30.0),
+            (20.0 - 1e-9, False, 30.0),
+        ],
     )
     def test_steps(self, monkeypatch: pytest.MonkeyPatch, now: float, first: bool, step: float) -> None:
         async def run() -> None:
@@ -434,7 +444,7 @@ class TestPace:
             assert made.next_step(10.0, first=first) == pytest.approx(100.0 + step)
             monkeypatch.undo()
 
-        asyncio.run(run())
+        steady.run(run())
 
 
 class TestLeaving:
@@ -457,7 +467,7 @@ class TestLeaving:
         threads = threading.active_count()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            asyncio.run(run())
+            steady.run(run())
             gc.collect()
         assert threading.active_count() == threads
 
@@ -476,7 +486,7 @@ class TestLeaving:
             ] == [0, 7, 20]
             assert sum(isinstance(outcome, JobReport) for outcome in outcomes) == 27
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_after_the_last_one_all_begins_anew(self) -> None:
         async def run() -> None:
@@ -486,7 +496,7 @@ class TestLeaving:
                     await waits.wait("job")
                     assert waits.look_ups == look_ups
 
-        asyncio.run(run())
+        steady.run(run())
 
 
 class TestTrouble:
@@ -506,7 +516,7 @@ class TestTrouble:
                 api.jobs |= running(30, "completed")
                 assert len(await all_of(Waits(api).begin(*api.jobs))) == 30
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_settings_that_can_not_be_used_reach_every_wait(self) -> None:
         async def run() -> None:
@@ -517,7 +527,7 @@ class TestTrouble:
 
             assert {type(outcome) for outcome in outcomes} == {errors.InvalidSettings}
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_a_connection_that_can_not_be_read_is_looked_up_once_for_all(self) -> None:
         async def run() -> None:
@@ -538,7 +548,7 @@ class TestTrouble:
             assert look_ups == 1
             assert not api.asked
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_wrong_keys_are_one_more_look_up_for_all(self) -> None:
         async def run() -> None:
@@ -549,7 +559,7 @@ class TestTrouble:
             assert {type(outcome) for outcome in outcomes} == {errors.Unauthorized}
             assert waits.look_ups == 2
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_keys_that_change_are_picked_up_by_all(self) -> None:
         async def run() -> None:
@@ -565,7 +575,7 @@ class TestTrouble:
             assert len(reports) == 50
             assert waits.look_ups == 2
 
-        asyncio.run(run())
+        steady.run(run())
 
     def test_trouble_that_passes_ends_nothing(self) -> None:
         async def run() -> None:
@@ -577,7 +587,7 @@ class TestTrouble:
                 api.jobs |= running(30, "completed")
                 assert len(await all_of(tasks)) == 30
 
-        asyncio.run(run())
+        steady.run(run())
 
 
 async def _settings_with_a_missing_bundle(api: Account) -> Settings:
@@ -606,7 +616,7 @@ def test_pauses_without_a_word_from_the_server_grow() -> None:
         paced.heed(errors.TooManyRequests("too many"))
         assert round(paced._opens_at - loop.time()) == 5
 
-    asyncio.run(run())
+    steady.run(run())
 
 
 @pytest.mark.parametrize(
@@ -630,4 +640,4 @@ def test_what_pauses(error: errors.AirError, pause: float | None) -> None:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(paced.turn(), 0.01)
 
-    asyncio.run(run())
+    steady.run(run())

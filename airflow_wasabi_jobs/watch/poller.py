@@ -86,7 +86,8 @@ class Watch:
         """Return when the waits of that interval are looked at next."""
         now = asyncio.get_running_loop().time()
         began = self._steps.setdefault(interval, now)
-        earliest = now + interval / 2 if first else now
+        # A look that was taken a little early, together with others, is not taken again.
+        earliest = now + (interval / 2 if first else min(TOGETHER, interval / 2))
         return began + interval * (math.floor((earliest - began) / interval) + 1)
 
     async def look(self, look: Look) -> JobReport | JobStatus:
