@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
-from loopback import Loopback, answer, json_answer, late, report
+from loopback import Loopback, Wire, answer, json_answer, late, report
 from waiting import first_event, sent_through_airflow
 
 from airflow_wasabi_jobs import triggers
@@ -213,17 +214,24 @@ def test_growing_intervals_never_overflow() -> None:
 
 
 def test_nothing_blocks_the_event_loop(connect: Any) -> None:
-    async def ticks_while_it_looks() -> int:
-        ticks = 0
-        waiting = asyncio.create_task(first_event(trigger()))
-        while not waiting.done():
-            await asyncio.sleep(0.01)
-            ticks += 1
-        return ticks
+    asked, released = threading.Event(), threading.Event()
 
-    with Loopback(late(report("completed"), 0.5)) as server:
+    def held(wire: Wire) -> bytes | None:
+        asked.set()
+        return report("completed") if released.wait(5) else None
+
+    async def others_go_on() -> None:
+        waiting = asyncio.create_task(first_event(trigger()))
+        while not asked.is_set():  # noqa: ASYNC110 - set by the server's thread
+            await asyncio.sleep(0.01)
+        released.set()
+        await waiting
+
+    with Loopback(held) as server:
         connect(server.url)
-        assert asyncio.run(ticks_while_it_looks()) > 10
+        asyncio.run(asyncio.wait_for(others_go_on(), 30))
+
+    assert len(server.requests) == 1
 
 
 @pytest.mark.filterwarnings("error")

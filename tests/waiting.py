@@ -59,7 +59,7 @@ def wait(
     context: Any = {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: began, **_IDENTITY)}
     if kind is WasabiJobSensor:
         arguments = {"job_id": "12345", **arguments}
-    sensor = kind(**{"task_id": "wait", "poke_interval": 0.05, "timeout": 5, **MODES[mode], **arguments})
+    sensor = kind(**{"task_id": "wait", "poke_interval": 0.05, "timeout": 60, **MODES[mode], **arguments})
     next_method, next_kwargs = None, None
     while True:
         process = copy.copy(sensor)

@@ -58,10 +58,10 @@ def submit(submission):
 
 @pytest.fixture
 def settings():
-    """Make settings for a server, or for a URL: few retries, short patience, unless told otherwise."""
+    """Make settings for a server, or for a URL: no retries, and patience for a busy machine, unless told otherwise."""
 
     def make(where, **options):
-        patience = {"connect_timeout": 5, "read_timeout": 5, "retries": 0}
+        patience = {"connect_timeout": 30, "read_timeout": 30, "retries": 0}
         return check(
             name="connection 'wasabi_default'",
             host=getattr(where, "url", where),

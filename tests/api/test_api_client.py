@@ -54,7 +54,8 @@ def no_pause(monkeypatch):
 
 
 @contextlib.contextmanager
-def taking(at_most, at_least=0.0):
+def taking(at_least=0.0, at_most=10.0):
+    # By far less than what is not bounded takes, and more than a busy machine needs.
     start = time.monotonic()
     yield
     assert at_least <= time.monotonic() - start < at_most
@@ -303,7 +304,7 @@ def flood(wire):
     ],
 )
 def test_the_whole_answer_must_be_here_in_time(refused, script):
-    with Loopback(script) as server, taking(at_least=0.15, at_most=1.2):
+    with Loopback(script) as server, taking(at_least=0.15):
         error = refused(errors.PassingNoAnswer, server, read_timeout=0.2)
 
     assert error.is_passing
@@ -336,7 +337,7 @@ def deaf():
 
 
 def test_the_connection_must_stand_in_time(refused, deaf):
-    with taking(at_least=0.15, at_most=1.2):
+    with taking(at_least=0.15):
         error = refused(errors.PassingNoAnswer, f"http://127.0.0.1:{deaf}", connect_timeout=0.2)
 
     assert "time was up" in str(error)
@@ -344,8 +345,8 @@ def test_the_connection_must_stand_in_time(refused, deaf):
 
 def test_the_connection_must_stand_in_time_whatever_the_number_of_addresses(refused, deaf, monkeypatch):
     addresses = [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", deaf))]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: 8 * addresses)
-    with taking(at_least=0.15, at_most=1.2):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: 100 * addresses)
+    with taking(at_least=0.15):
         refused(errors.PassingNoAnswer, f"{OTHER_HOST}:{deaf}", connect_timeout=0.2, read_timeout=0.2)
 
 
@@ -358,24 +359,24 @@ def test_an_address_that_this_machine_can_not_speak_to_is_passed_over(ask, monke
 
 
 def test_tls_must_be_agreed_on_in_time(refused):
-    with Loopback(hang(), at_once=True) as server, taking(at_least=0.15, at_most=1.2):
+    with Loopback(hang(), at_once=True) as server, taking(at_least=0.15):
         refused(errors.PassingNoAnswer, f"https://127.0.0.1:{server.port}", connect_timeout=0.2)
 
 
-@pytest.mark.parametrize("agreed", [hang(), drip(answer(200, X_More=200 * "x"), every=0.02)], ids=["silent", "slow"])
+@pytest.mark.parametrize("agreed", [hang(), drip(answer(200, X_More=600 * "x"), every=0.02)], ids=["silent", "slow"])
 def test_a_proxy_must_connect_in_time(refused, agreed):
-    with Loopback(agreed) as proxy, taking(at_least=0.15, at_most=1.2):
+    with Loopback(agreed) as proxy, taking(at_least=0.15):
         refused(errors.PassingNoAnswer, OTHER_HOST, proxy=proxy.url, connect_timeout=0.2)
 
 
 def test_proxy_and_tls_together_must_stand_in_time(refused):
     def agree(wire):
-        if not wire.closing.wait(0.6):
+        if not wire.closing.wait(1.8):
             wire.send(answer(200, Content_Length=""))
             wire.closing.wait()
 
-    with Loopback(agree) as proxy, taking(at_least=0.7, at_most=1.2):
-        refused(errors.PassingNoAnswer, OTHER_HOST, proxy=proxy.url, connect_timeout=0.8, read_timeout=0.1)
+    with Loopback(agree) as proxy, taking(at_least=1.9, at_most=3.7):
+        refused(errors.PassingNoAnswer, OTHER_HOST, proxy=proxy.url, connect_timeout=2, read_timeout=0.1)
 
 
 # Retries
@@ -441,13 +442,13 @@ def test_passing_trouble_on_a_connection_that_was_used_before_counts_as_well(sen
 
 
 def test_a_pause_that_was_asked_for_is_kept(ask):
-    with Loopback(answer(503, Retry_After="1"), DONE) as server, taking(at_least=1, at_most=3):
+    with Loopback(answer(503, Retry_After="1"), DONE) as server, taking(at_least=1):
         assert ask(server, retries=1) == COMPLETED
 
 
 @pytest.mark.parametrize("pause", ["1", "3600", "1e999"])
 def test_a_pause_that_does_not_fit_ends_the_look(refused, pause):
-    with Loopback(answer(429, Retry_After=pause), DONE) as server, taking(at_most=0.9):
+    with Loopback(answer(429, Retry_After=pause), DONE) as server, taking():
         error = refused(errors.TooManyRequests, server, retries=5, read_timeout=0.5)
 
     assert error.is_passing
@@ -456,23 +457,23 @@ def test_a_pause_that_does_not_fit_ends_the_look(refused, pause):
 
 
 def test_there_is_a_pause_between_two_tries(refused):
-    with Loopback(BUSY) as server, taking(at_least=0.2, at_most=2):
+    with Loopback(BUSY) as server, taking(at_least=0.2):
         refused(errors.ServerTrouble, server, retries=1)
 
 
 def test_a_look_is_bounded_with_all_its_tries(ask):
     with (
-        Loopback(late(BUSY, after=0.2), hang()) as server,
-        taking(at_least=0.9, at_most=1.7),
+        Loopback(late(BUSY, after=1.5), hang()) as server,
+        taking(at_least=3.6),
         pytest.raises(errors.PassingNoAnswer),
     ):
-        ask(server, retries=10, connect_timeout=0.1, read_timeout=0.5)
+        ask(server, retries=10, connect_timeout=0.1, read_timeout=2)
 
     assert len(server.requests) == 2
 
 
 def test_a_look_that_no_server_hears_is_bounded_too(refused):
-    with refusing() as url, taking(at_most=1.5):
+    with refusing() as url, taking():
         refused(errors.PassingNoAnswer, url, retries=10, connect_timeout=0.1, read_timeout=0.2)
 
 
@@ -615,7 +616,7 @@ def test_a_connection_that_is_lost_while_tls_is_agreed_on_is_passing_trouble(ref
 
 @pytest.mark.parametrize("script", [cut(DONE[:-1]), cut(DONE[: HEAD - 6]), reset(DONE[:-1]), hang(DONE[:-1])])
 def test_an_answer_through_tls_that_is_cut_short_is_passing_trouble(refused, tls, ca_file, script):
-    with Loopback(script, tls=tls) as server, taking(at_most=3):
+    with Loopback(script, tls=tls) as server, taking():
         refused(errors.PassingNoAnswer, server, verify=ca_file, read_timeout=0.2)
 
 
@@ -788,7 +789,7 @@ def test_nor_is_its_address_of_ip_version_6(refused, monkeypatch):
 
 
 def run(main):
-    return asyncio.run(asyncio.wait_for(main, timeout=10))
+    return asyncio.run(asyncio.wait_for(main, timeout=20))
 
 
 def test_many_are_asked_at_a_time(settings):
@@ -821,7 +822,7 @@ def test_a_look_that_is_given_up_ends_at_once(settings):
             with pytest.raises(asyncio.CancelledError):
                 await look
 
-    with Loopback(silent) as server, taking(at_most=3):
+    with Loopback(silent) as server, taking():
         run(main())
     assert len(server.requests) == 1
 

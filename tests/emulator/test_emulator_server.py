@@ -666,12 +666,12 @@ def test_latency_holds_each_answer_back(serve):
 
 
 def test_latency_holds_no_other_request_up(serve):
-    air = serve(latency_ms=100)
+    air = serve(latency_ms=1000)
     begin = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: requests.get(air.url, headers=air.headers, timeout=10), range(20)))
     assert {answer.status_code for answer in answers} == {404}
-    assert time.monotonic() - begin < 1.9  # one after the other it would be 2
+    assert time.monotonic() - begin < 10  # one after the other it would be 20
 
 
 def test_each_request_is_told(clock):
@@ -855,7 +855,7 @@ class TestAirEmulator:
         # In a thread, for what does not report hangs.
         thread = threading.Thread(target=enter, daemon=True)
         thread.start()
-        thread.join(timeout=2)
+        thread.join(timeout=10)
         assert failure
 
     @pytest.mark.parametrize(
