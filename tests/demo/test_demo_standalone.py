@@ -15,6 +15,7 @@ import pytest
 
 from airflow_wasabi_jobs.demo import standalone
 
+PORTS_OF_THE_SYSTEM = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # Says what it was started with, answers as a healthy Airflow does, and has a child that must not outlive it.
 AIRFLOW = f"""#!{sys.executable}
 import http.server, json, os, signal, subprocess, sys
@@ -42,7 +43,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     airflow = tmp_path / "airflow"
     airflow.write_text(AIRFLOW)
     airflow.chmod(0o755)
-    port = standalone._free_port()
+    port = standalone.free_port()
     run = f"""
 import sys
 from pathlib import Path
@@ -94,3 +95,9 @@ def test_a_port_in_use_is_told_before_anything_starts(capsys: Any, tmp_path: Pat
 
     assert f"Port {port} is in use. Choose another one" in capsys.readouterr().out
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.skipif(not PORTS_OF_THE_SYSTEM.exists(), reason="only Linux tells which ports it gives away")
+def test_nobody_is_given_the_port_before_airflow_takes_it() -> None:
+    first, last = map(int, PORTS_OF_THE_SYSTEM.read_text().split())
+    assert standalone.free_port() not in range(first, last + 1)

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,8 @@ import requests
 from cryptography.fernet import Fernet
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
+
+from airflow_wasabi_jobs.demo.standalone import free_port
 
 BIN = Path(sys.executable).parent
 IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
@@ -44,12 +45,6 @@ SECRET_KEY = "e2e/Secret+Key=of-the-emulator/0002"
 NEW_SECRET_KEY = "e2e/Secret+Key=after-the-change/0003"
 SOURCE_ACCESS_KEY = "AKIA-E2E-OF-THE-SOURCE-0004"
 SOURCE_SECRET_KEY = "e2e/Secret+Key=of-the-source/0005"
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], limit: float = RUN_LIMIT) -> Any:

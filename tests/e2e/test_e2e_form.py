@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import ACCESS_KEY, IS_AIRFLOW_2, SECRET_KEY, Airflow, Emulator, free_port
+from installation import ACCESS_KEY, IS_AIRFLOW_2, SECRET_KEY, Airflow, Emulator
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -19,6 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from airflow_wasabi_jobs import get_provider_info
+from airflow_wasabi_jobs.demo.standalone import free_port
 
 AIRFLOW = tuple(map(int, version("apache-airflow").split(".")[:3]))
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -31,6 +31,7 @@ from airflow_wasabi_jobs.api.models import (
     Submission,
 )
 from airflow_wasabi_jobs.api.settings import check
+from airflow_wasabi_jobs.demo.standalone import free_port
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, application
 
@@ -813,8 +814,9 @@ class TestAirEmulator:
 
     def test_it_stops_and_gives_its_port_back(self):
         threads = set(threading.enumerate())
-        with AirEmulator() as emulator:
-            port = int(emulator.url.rpartition(":")[2])
+        port = free_port()
+        with AirEmulator(port=port) as emulator:
+            assert Client(emulator.url).get("/jobs").status_code == 200
         assert set(threading.enumerate()) <= threads
         with pytest.raises(requests.ConnectionError):
             Client(emulator.url).get("/jobs")
