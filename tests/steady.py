@@ -15,9 +15,8 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(timeout)
-        # An interrupted wait counts for nothing: what was to come by then has come.
-        if timeout is not None and not ready:
-            self.passed += max(timeout, 0)
+        if not ready:
+            self.passed += timeout or 0
         return ready
 
 
