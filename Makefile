@@ -1,32 +1,34 @@
-# What there is to do here; each target sets up what it needs. `AIRFLOW=2.11 make test` uses another Airflow.
+# Each target sets up what it needs. `AIRFLOW=2.11 make test` uses another Airflow.
 AIRFLOW ?= 3.3
 PYTHON ?= python3
 PORT ?= 8080
 
-# Each Airflow and each Python that is asked for by its name has its place.
+# A virtual environment for each Airflow, and for each Python that is set by name.
 SET := $(AIRFLOW)$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
 VENV := .venv/airflow-$(SET)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := .venv/installed-$(SET)
 PIP := -m pip --disable-pip-version-check
-# Half of their time the tests wait for the loopback, so there are more of them at once than a small machine has cores.
+# More processes than a small machine has cores, because tests spend half of their time waiting for the loopback.
 TESTS := pytest --numprocesses=4 --dist=worksteal
 
-.PHONY: help demo test coverage lint e2e matrix bench airflow clean
+.PHONY: help demo test coverage lint docs dist e2e matrix bench airflow clean
 
 help:
-	@echo "make demo      watch a DAG submit jobs and wait: an emulated API, no account needed"
-	@echo "make airflow   the same in Airflow's own pages, until Ctrl-C (PORT=8080)"
+	@echo "make demo      run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
+	@echo "make airflow   start the Airflow UI with the example DAGs and the emulator, until Ctrl-C (PORT=8080)"
 	@echo "make test      run the tests"
-	@echo "make coverage  the same, and show which lines they miss (which takes half as long again)"
-	@echo "make lint      run the linters"
-	@echo "make e2e       run the package as users install it, in Airflow's own processes (10 minutes)"
-	@echo "make matrix    run the tests on each Airflow, with each Python that is there (an hour)"
-	@echo "make bench     measure what waits cost, and parsing (half an hour)"
-	@echo "make clean     remove what the others made"
+	@echo "make coverage  run the tests and show the lines that they do not cover"
+	@echo "make lint      run ruff and mypy"
+	@echo "make docs      build the documentation; warnings are errors"
+	@echo "make dist      build the sdist and the wheel, and check them"
+	@echo "make e2e       test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
+	@echo "make matrix    run the tests with each Airflow and each installed Python (an hour)"
+	@echo "make bench     run the benchmarks: waits and DAG parsing (half an hour)"
+	@echo "make clean     remove everything that the other targets create"
 	@echo
-	@echo "AIRFLOW=2.11 make ... does it with that Airflow. There are: $(AVAILABLE)"
+	@echo "AIRFLOW=2.11 make ... uses that Airflow. Available: $(AVAILABLE)"
 
 demo: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo
@@ -42,6 +44,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.tools
+	$(BIN)/sphinx-build --builder html --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "$(CURDIR)/docs/_build/html/index.html"
+
+dist: $(VENV)/.tools
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+
 e2e: $(INSTALLED)/.ready
 	rm -rf dist .e2e/$(SET)
 	$(INSTALLED)/bin/python $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
@@ -54,15 +65,15 @@ matrix:
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_parsing.py
-	$(BIN)/python tests/benchmarks/bench_watch.py
-	$(BIN)/python tests/benchmarks/bench_watch.py --counts 1000 --kinds watch --behaviour '{"rate_limit_per_minute": 1000}'
-	$(BIN)/python tests/benchmarks/bench_watch.py --kinds watch --behaviour '{"error_rate": 0.05}'
+	$(BIN)/python tests/benchmarks/bench_polling.py
+	$(BIN)/python tests/benchmarks/bench_polling.py --counts 1000 --kinds poller --behaviour '{"rate_limit_per_minute": 1000}'
+	$(BIN)/python tests/benchmarks/bench_polling.py --kinds poller --behaviour '{"error_rate": 0.05}'
 
 airflow: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo.standalone --home .airflow/$(AIRFLOW) --dags example_dags --port $(PORT)
 
 clean:
-	rm -rf .venv .airflow .e2e .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .airflow .e2e .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache dist docs/_build
 
 AVAILABLE := $(patsubst requirements/airflow-%.txt,%,$(wildcard requirements/airflow-*.txt))
 
@@ -71,18 +82,23 @@ $(READY): requirements/airflow-$(AIRFLOW).txt pyproject.toml
 	@$(BIN)/python $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(VENV)/.tools: requirements/docs.txt $(READY)
+	@test $(AIRFLOW) = 3.3 || { echo "The tools of docs and dist are pinned for AIRFLOW=3.3." >&2; exit 1; }
+	@$(BIN)/python $(PIP) install --quiet --no-deps --requirement requirements/docs.txt
+	@touch $@
+
 $(INSTALLED)/.ready: requirements/airflow-$(AIRFLOW).txt
 	$(call set_up,$(INSTALLED))
 	@touch $@
 
 define set_up
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON). Set PYTHON=... to a Python 3.11 to 3.13." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version)'
-	@echo "Setting up $(1), which takes a minute or two the first time ..."
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found. Set PYTHON to a Python 3.11 to 3.13." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required, but $(PYTHON) is " + sys.version)'
+	@echo "Setting up $(1); this takes a minute or two the first time ..."
 	@$(PYTHON) -m venv --clear $(1)
 	@$(1)/bin/python $(PIP) install --quiet --no-deps --requirement requirements/airflow-$(AIRFLOW).txt
 endef
 
 requirements/airflow-$(AIRFLOW).txt:
-	@echo "There is no requirements/airflow-$(AIRFLOW).txt. AIRFLOW can be one of: $(AVAILABLE)" >&2
+	@echo "requirements/airflow-$(AIRFLOW).txt does not exist. AIRFLOW can be: $(AVAILABLE)" >&2
 	@exit 1

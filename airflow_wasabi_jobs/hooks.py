@@ -1,4 +1,4 @@
-"""An Airflow connection becomes a client of the AiR Jobs API."""
+"""The hook: an Airflow connection becomes a client of the AiR Jobs API."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_wasabi_jobs import get_provider_info
-from airflow_wasabi_jobs.api import batches, calls, errors, submissions
+from airflow_wasabi_jobs.api import batches, endpoints, submissions
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
-from airflow_wasabi_jobs.api.ids import checked_id
-from airflow_wasabi_jobs.api.models import Destination, JobStatus, Source, Submission
-from airflow_wasabi_jobs.api.settings import Settings, check
+from airflow_wasabi_jobs.api.exceptions import AuthenticationError, ConnectionConfigError, WasabiApiError
+from airflow_wasabi_jobs.api.ids import validate_id
+from airflow_wasabi_jobs.api.models import DEFAULT_PRIORITY, Destination, JobStatus, Source, Submission
+from airflow_wasabi_jobs.api.settings import Settings, build_settings
+from airflow_wasabi_jobs.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -30,17 +32,16 @@ T = TypeVar("T")
 
 class WasabiJobsHook(BaseHook):
     """
-    Asks the Wasabi AiR Jobs API with the keys of an Airflow connection.
+    Sends requests to the Wasabi AiR Jobs API with the keys of an Airflow connection.
 
-    The connection is of type ``wasabi``. Its ``host`` is the base URL that Wasabi gave you, its ``login``
-    the access key and its ``password`` the secret key of a Wasabi user with the policy ``WasabiViewAiR``.
-    Its ``extra`` may hold ``connect_timeout``, ``read_timeout`` (seconds), ``retries``, ``verify``,
-    ``allow_http`` and ``proxy``.
+    The connection has the type ``wasabi``. Its ``host`` is the base URL that Wasabi gave you, its ``login`` the access
+    key and its ``password`` the secret key of a Wasabi user with the IAM policy ``WasabiViewAiR``. Its ``extra`` may
+    hold ``connect_timeout``, ``read_timeout``, ``retries``, ``verify``, ``allow_http`` and ``proxy``: see
+    :ref:`howto/connection:wasabi`.
 
-    The connection is read when it is first needed and once more after a 401, so keys that were changed
-    meanwhile are picked up.
+    The connection is read when it is first needed, and once more after a 401, so that changed keys are picked up.
 
-    :param wasabi_conn_id: the connection's id.
+    :param wasabi_conn_id: id of the connection (str). Default: ``wasabi_default``.
     """
 
     conn_name_attr = "wasabi_conn_id"
@@ -56,9 +57,9 @@ class WasabiJobsHook(BaseHook):
 
     def get_conn(self) -> JobsClient:
         """
-        Return the client for this connection; its ``send`` takes the calls of :mod:`airflow_wasabi_jobs.api.calls`.
+        Return the client of this connection. Its ``send`` takes requests of :mod:`airflow_wasabi_jobs.api.endpoints`.
 
-        :raises InvalidSettings: if there is no such connection, or something in it can't be used.
+        :raises ConnectionConfigError: if the connection does not exist or cannot be used.
         """
         if self._client is None:
             self._client = JobsClient(self._read_settings())
@@ -66,72 +67,72 @@ class WasabiJobsHook(BaseHook):
 
     def get_job_status(self, job_id: str) -> JobReport:
         """
-        Ask once where a job stands.
+        Get the status of a job.
 
-        :param job_id: the job's id.
-        :return: the report: ``job_id``, ``status`` and ``error_count``.
-        :raises ValueError: if it can't be the id of a job.
-        :raises AirError: if no report was to be had. :mod:`airflow_wasabi_jobs.api.errors` tells the
-            kinds, and which of them may pass.
+        :param job_id: the job's id (str).
+        :return: the report, with ``job_id``, ``status`` and ``error_count``.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises WasabiApiError: if the request fails. :mod:`airflow_wasabi_jobs.exceptions` lists the subclasses, and
+            which of them are transient.
         """
-        return self._send(calls.job_status(_checked(job_id)))
+        return self._send(endpoints.get_job_status(_validate_job_id(job_id)))
 
     async def aget_job_status(self, job_id: str) -> JobReport:
         """
-        Ask once where a job stands, without blocking the event loop, not even for the connection.
+        Get the status of a job without blocking the event loop, not even to read the connection.
 
-        :param job_id: the job's id.
-        :return: the report: ``job_id``, ``status`` and ``error_count``.
-        :raises ValueError: if it can't be the id of a job.
-        :raises AirError: as :meth:`get_job_status` does.
+        :param job_id: the job's id (str).
+        :return: the report, with ``job_id``, ``status`` and ``error_count``.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
-        call = calls.job_status(_checked(job_id))
+        request = endpoints.get_job_status(_validate_job_id(job_id))
         if self._async_settings is None:
             self._async_settings = await self.aread_settings()
         settings = self._async_settings
         try:
-            return await _asend(settings, call)
-        except errors.Unauthorized:
+            return await _send_async(settings, request)
+        except AuthenticationError:
             self._async_settings = await self.aread_settings()
             if self._async_settings == settings:
                 raise
-        self._tell_new_keys()
-        return await _asend(self._async_settings, call)
+        self._log_changed_keys()
+        return await _send_async(self._async_settings, request)
 
     def get_job(self, job_id: str) -> Job:
         """
-        Ask for a job with what it was submitted with.
+        Get a job with what it was submitted with.
 
-        :param job_id: the job's id.
-        :return: the job. Any field but ``job_id`` and ``status`` may be absent, and is None then.
-        :raises ValueError: if it can't be the id of a job.
-        :raises AirError: as :meth:`get_job_status` does.
+        :param job_id: the job's id (str).
+        :return: the job. Any field but ``job_id`` and ``status`` may be None.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
-        return self._send(calls.job(_checked(job_id)))
+        return self._send(endpoints.get_job(_validate_job_id(job_id)))
 
     def get_job_errors(self, job_id: str) -> JobErrors:
         """
-        Ask why a job failed.
+        Get the error code of a job that failed.
 
-        :param job_id: the job's id.
-        :return: ``error_code``, if the API names one, beside what the report says.
-        :raises ValueError: if it can't be the id of a job.
-        :raises AirError: as :meth:`get_job_status` does.
+        :param job_id: the job's id (str).
+        :return: the report and ``error_code``, which is None if the API names none.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
-        return self._send(calls.job_errors(_checked(job_id)))
+        return self._send(endpoints.get_job_errors(_validate_job_id(job_id)))
 
     def get_job_metadata(self, job_id: str) -> JobMetadata:
         """
-        Ask where the result of a completed job lies.
+        Get the location of the result of a completed job.
 
-        :param job_id: the job's id.
-        :return: ``path``, the URL of the metadata file, and its ``destination``.
-        :raises ValueError: if it can't be the id of a job.
-        :raises NotFound: if there is no such job, or it is not completed. Right after its completion the
-            API may say that, too.
-        :raises AirError: as :meth:`get_job_status` does.
+        :param job_id: the job's id (str).
+        :return: ``path``, the URL of the metadata file, and ``destination``, its bucket.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises NotFoundError: if the job does not exist or has not completed. Right after a job has completed, the API
+            may not know the location yet.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
-        return self._send(calls.job_metadata(_checked(job_id)))
+        return self._send(endpoints.get_job_metadata(_validate_job_id(job_id)))
 
     def list_jobs(
         self,
@@ -142,21 +143,21 @@ class WasabiJobsHook(BaseHook):
         newest_first: bool = False,
     ) -> Iterator[Job]:
         """
-        List the account's jobs, each once. A page of 100 is asked for when it is needed.
+        List the jobs of the account, each once. Pages of 100 are requested as they are needed.
 
-        The list is no snapshot: a job that begins, or changes its status, while it is read may be missing. The
-        filters are the API's, and nothing says that they match exactly.
+        The list is not a snapshot: a job that is created or changes its status meanwhile may be missing. The API
+        applies the filters, and does not document whether they match exactly.
 
-        :param batch: only jobs of this batch. Default: all.
-        :param name: only jobs of this name. Default: all.
-        :param status: only jobs of this status. Default: all.
-        :param newest_first: whether the newest comes first. Default: the oldest does.
-        :raises ValueError: if it can't be a status.
-        :raises AirError: as :meth:`get_job_status` does.
+        :param batch: only jobs of this batch (str). Default: all.
+        :param name: only jobs with this name (str). Default: all.
+        :param status: only jobs with this status (str or JobStatus). Default: all.
+        :param newest_first: whether the newest job comes first (bool). Default: False.
+        :return: an iterator of jobs, without their services.
+        :raises ValueError: if ``status`` is unknown.
+        :raises WasabiApiError: if a request fails, as in :meth:`get_job_status`.
         """
-        known = None if status is None else JobStatus(status)
-        query = {"batch": batch, "name": name, "status": known, "newest_first": newest_first}
-        return self._listed(query)
+        known_status = None if status is None else JobStatus(status)
+        return self._list({"batch": batch, "name": name, "status": known_status, "newest_first": newest_first})
 
     def get_batch_report(
         self,
@@ -167,20 +168,23 @@ class WasabiJobsHook(BaseHook):
         fail_fast: bool = True,
     ) -> BatchReport:
         """
-        Look once at where a batch of jobs stands.
+        Poll a batch of jobs once.
 
-        :param batch: the name of the batch. It is compared exactly.
-        :param expected_jobs: how many jobs it has at least before it can be over. Default: one.
-        :param max_failures: how many jobs may fail or be cancelled.
-        :param fail_fast: whether it is over as soon as more than that did.
-        :return: the report: ``is_over``, ``counts`` by status, ``failures`` and ``more_failures``.
-        :raises AirError: as :meth:`get_job_status` does.
+        :param batch: name of the batch (str). It must match exactly.
+        :param expected_jobs: number of jobs that the batch has at least before it can be finished (int). Default: 1.
+        :param max_failures: how many jobs may fail or be cancelled (int). Default: 0.
+        :param fail_fast: whether the batch counts as finished as soon as more jobs than ``max_failures`` failed or were
+            cancelled (bool). Default: True.
+        :return: the report, with ``is_finished``, ``counts`` by status, ``failures`` and ``more_failures``.
+        :raises WasabiApiError: if a request fails, as in :meth:`get_job_status`.
         """
-        asking = batches.look(batch, expected_jobs=expected_jobs, max_failures=max_failures, fail_fast=fail_fast)
-        call = next(asking)
+        requests = batches.poll_batch(
+            batch, expected_jobs=expected_jobs, max_failures=max_failures, fail_fast=fail_fast
+        )
+        request = next(requests)
         while True:
             try:
-                call = asking.send(self._send(call))
+                request = requests.send(self._send(request))
             except StopIteration as end:
                 report: BatchReport = end.value
                 return report
@@ -192,69 +196,77 @@ class WasabiJobsHook(BaseHook):
         source: Mapping[str, str],
         destination: Mapping[str, str],
         services: Sequence[str] | Mapping[str, Any],
-        priority: int | None = None,
+        priority: int = DEFAULT_PRIORITY,
         batch: str | None = None,
         source_conn_id: str | None = None,
     ) -> Job:
         """
-        Submit a job, once. The keys of the connection need the IAM policy ``WasabiManageAiR``.
+        Submit a job. The user of the keys needs the IAM policy ``WasabiManageAiR``.
 
-        Nothing is sent twice, for two submissions are two jobs. After an error it may be unknown whether the job
-        was made: look for its name with :meth:`list_jobs`.
+        The request is sent once and never retried, because the same request twice makes two jobs. After a transient
+        error it is unknown whether the job was created: look it up by its name with :meth:`list_jobs`.
 
-        :param name: the job's name, 1 to 256 characters.
-        :param source: where the media file lies: ``bucket``, ``object_key``, and maybe ``region``, ``endpoint``.
-        :param destination: where the result goes: ``bucket`` and ``region``.
-        :param services: what analyses the file: a list of ``ocr``, ``s2t``, ``nld``, ``audiotag``, ``face`` and
-            ``logo``, or a dict of them with ``""`` or ``{"config": {…}}``.
-        :param priority: 1 to 10. Default: the API's.
-        :param batch: the batch that the job belongs to, up to 256 characters. Default: none.
-        :param source_conn_id: the connection with the keys of a source outside Wasabi: the access key is its
+        :param name: name of the job, 1 to 256 characters (str).
+        :param source: location of the media file (dict): ``bucket`` and ``object_key``, optionally ``region`` and
+            ``endpoint``.
+        :param destination: bucket for the result (dict): ``bucket`` and ``region``.
+        :param services: services that analyse the file: a list such as ``["ocr", "s2t"]``, or a dict with ``""`` or
+            ``{"config": {…}}`` for each service. Documented are ``ocr``, ``s2t``, ``nld``, ``audiotag``, ``face`` and
+            ``logo``; others are sent as given.
+        :param priority: 1 to 10 (int). Default: 5.
+        :param batch: batch of the job, up to 256 characters (str). Default: none.
+        :param source_conn_id: id of a connection with the keys of a source outside Wasabi (str): the access key is its
             ``login``, the secret key its ``password``. Default: the source is in Wasabi.
         :return: the job, with its id.
-        :raises ValueError: if a field can't be sent.
-        :raises AirError: as :meth:`get_job_status` does.
+        :raises ValueError: if a field is invalid.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
-        given = submissions.checked("source", source)
-        access_key = secret_key = None
+        submission = Submission(
+            name=submissions.validate_field("name", name),
+            source=Source(**submissions.validate_field("source", source)),
+            destination=Destination(**submissions.validate_field("destination", destination)),
+            services=submissions.validate_field("services", services),
+            priority=submissions.validate_field("priority", priority),
+            batch=submissions.validate_field("batch", batch),
+        )
         if source_conn_id is not None:
             access_key, secret_key = self._read_source_keys(source_conn_id)
-        submission = Submission(
-            name=submissions.checked("name", name),
-            source=Source(**given),
-            destination=Destination(**submissions.checked("destination", destination)),
-            services=submissions.checked("services", services),
-            priority=submissions.checked("priority", priority),
-            batch=submissions.checked("batch", batch),
-            source_access_key=access_key,
-            source_secret_key=secret_key,
-        )
-        return self._send(calls.submit_job(submission))
+            submission = msgspec.structs.replace(submission, source_access_key=access_key, source_secret_key=secret_key)
+        for service in sorted(submission.services.keys() - submissions.KNOWN_SERVICES):
+            self.log.info("Service %r is unknown to this release and is sent as given.", service)
+        return self._send(endpoints.submit_job(submission))
 
     async def aread_settings(self) -> Settings:
         """
-        Read the connection, without blocking the event loop.
+        Read the connection without blocking the event loop.
 
-        :raises InvalidSettings: if there is no such connection, or something in it can't be used.
+        :return: the settings of a client.
+        :raises ConnectionConfigError: if the connection does not exist or cannot be used.
         """
         try:
-            return self._settings_of(await get_async_connection(self.wasabi_conn_id))
+            return self._to_settings(await get_async_connection(self.wasabi_conn_id))
         except AirflowNotFoundException as error:
-            raise self._not_found() from error
+            raise self._connection_not_found() from error
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask for one job of the account's list, and say in plain words what is wrong if that does not work."""
+        """
+        List one job, for the Test button of the connection form.
+
+        :return: whether that succeeded, and a message for the user.
+        """
         try:
-            # Airflow gives the connection under test a random id, which means nothing to who reads the message.
-            JobsClient(self._read_settings("this connection")).send(calls.list_states(page_size=1))
-        except errors.AirError as error:
+            # Airflow gives the connection under test a random id, which means nothing to the user.
+            settings = self._read_settings("this connection")
+            client = JobsClient(msgspec.structs.replace(settings, name=settings.base_url))
+            client.send(endpoints.list_job_summaries(page_size=1))
+        except WasabiApiError as error:
             return False, str(error)
-        return True, "The AiR Jobs API answered and accepted the keys."
+        return True, "The AiR Jobs API responded and accepted the keys."
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return what the connection form hides and renames, for Airflow before 3.2."""
-        behaviour = _card()["ui-field-behaviour"]
+        """Return which fields the connection form hides and renames, for Airflow before 3.2."""
+        behaviour = _connection_type_info()["ui-field-behaviour"]
         return {
             "hidden_fields": behaviour["hidden-fields"],
             "relabeling": behaviour["relabeling"],
@@ -263,138 +275,138 @@ class WasabiJobsHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the form fields of the extras, for Airflow before 3.2."""
+        """Return the form fields of the extra, for Airflow before 3.2."""
         from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
         from flask_babel import lazy_gettext
         from wtforms import BooleanField, IntegerField, PasswordField, StringField
         from wtforms.validators import Optional
 
-        def field(label: str, description: str, schema: dict[str, Any]) -> Any:
-            about = {"label": lazy_gettext(label), "description": description}
+        def create_field(label: str, description: str, schema: dict[str, Any]) -> Any:
+            texts = {"label": lazy_gettext(label), "description": description}
             match schema["type"][0], schema.get("format"):
                 case "boolean", _:
-                    return BooleanField(**about, default=schema["default"])
+                    return BooleanField(**texts, default=schema["default"])
                 case "integer", _:
-                    return IntegerField(**about, validators=[Optional()], widget=BS3TextFieldWidget())
+                    return IntegerField(**texts, validators=[Optional()], widget=BS3TextFieldWidget())
                 case _, "password":
-                    return PasswordField(**about, widget=BS3PasswordFieldWidget())
+                    return PasswordField(**texts, widget=BS3PasswordFieldWidget())
                 case _:
-                    # A number, too: there is no field for one with a fraction, and its text is read as well.
-                    return StringField(**about, widget=BS3TextFieldWidget())
+                    # Numbers, too: there is no field for a number with a fraction, and a string is accepted.
+                    return StringField(**texts, widget=BS3TextFieldWidget())
 
-        return {name: field(**about) for name, about in _card()["conn-fields"].items()}
+        return {name: create_field(**field) for name, field in _connection_type_info()["conn-fields"].items()}
 
-    def _send(self, call: calls.Call[T]) -> T:
+    def _send(self, request: endpoints.Request[T]) -> T:
         client = self.get_conn()
         try:
-            return client.send(call)
-        except errors.Unauthorized:
+            return client.send(request)
+        except AuthenticationError:
             self._client = None
             if self.get_conn().settings == client.settings:
                 raise
-        self._tell_new_keys()
-        return self.get_conn().send(call)
+        self._log_changed_keys()
+        return self.get_conn().send(request)
 
-    def _listed(self, query: dict[str, Any]) -> Iterator[Job]:
+    def _list(self, query: dict[str, Any]) -> Iterator[Job]:
         seen: set[str] = set()
         for number in itertools.count(1):
-            page = self._send(calls.list_jobs(**query, page_number=number))
+            page = self._send(endpoints.list_jobs(**query, page_number=number))
             before = len(seen)
             for job in page:
                 if job.job_id not in seen:
                     seen.add(job.job_id)
                     yield job
-            # A page without a new job is none: some servers repeat the last one for ever.
-            if len(page) < calls.LONGEST_PAGE or len(seen) == before:
+            # A page without a new job ends the list: some servers repeat their last page forever.
+            if len(page) < endpoints.MAX_PAGE_SIZE or len(seen) == before:
                 return
 
     def _read_source_keys(self, conn_id: str) -> tuple[str, str]:
         try:
             connection = self.get_connection(conn_id)
         except AirflowNotFoundException as error:
-            raise _not_found(
-                f"{conn_id!r}, which source_conn_id names",
+            raise _connection_not_found(
+                f"{conn_id!r} (source_conn_id)",
                 conn_id,
                 "Add it, with the access key of the source as login and the secret key as password.",
             ) from error
         access_key, secret_key = ((key or "").strip() for key in (connection.login, connection.password))
-        # Nothing else can be a key, nor be found again in whatever text a server sends back.
+        # Redaction finds only such keys in whatever text a server returns.
         if not all(re.fullmatch(r"[!-~]+", key) for key in (access_key, secret_key)):
-            raise errors.InvalidSettings(
-                f"Connection {conn_id!r}, which source_conn_id names, must have the access key of the source as login "
-                "and the secret key as password, without white space and in ASCII."
+            raise ConnectionConfigError(
+                f"Connection {conn_id!r} (source_conn_id) must have the access key of the source as login and the "
+                "secret key as password, in ASCII and without white space."
             )
         return access_key, secret_key
 
     def _read_settings(self, name: str | None = None) -> Settings:
         try:
-            return self._settings_of(self.get_connection(self.wasabi_conn_id), name)
+            return self._to_settings(self.get_connection(self.wasabi_conn_id), name)
         except AirflowNotFoundException as error:
-            raise self._not_found() from error
+            raise self._connection_not_found() from error
 
-    def _settings_of(self, connection: Connection, name: str | None = None) -> Settings:
+    def _to_settings(self, connection: Connection, name: str | None = None) -> Settings:
         if connection.conn_type and connection.conn_type != self.conn_type:
             self.log.warning(
-                "Connection %r is of type %r. It works if its fields are right, but type %r has the form for it.",
+                "Connection %r has the type %r instead of %r. It is used anyway.",
                 self.wasabi_conn_id,
                 connection.conn_type,
                 self.conn_type,
             )
-        return check(
+        return build_settings(
             name=name or f"connection {self.wasabi_conn_id!r}",
             host=connection.host,
             access_key=connection.login,
             secret_key=connection.password,
             port=connection.port,
-            # Airflow keeps the path of a connection's URI in the field of that name.
+            # Airflow stores the path of a connection's URI as its schema.
             path=connection.schema,
-            extra=_as_saved(connection.extra),
+            extra=_normalize_extra(connection.extra),
         )
 
-    def _tell_new_keys(self) -> None:
-        self.log.info("Connection %r was changed: asking again with what is in it now.", self.wasabi_conn_id)
+    def _log_changed_keys(self) -> None:
+        self.log.info("Connection %r has changed; retrying with its new keys.", self.wasabi_conn_id)
 
-    def _not_found(self) -> errors.InvalidSettings:
-        return _not_found(
+    def _connection_not_found(self) -> ConnectionConfigError:
+        return _connection_not_found(
             repr(self.wasabi_conn_id),
             self.wasabi_conn_id,
-            f"Add it in Airflow under Admin, Connections with the type {self.hook_name}, or in the environment as "
-            f"{_variable(self.wasabi_conn_id)}.",
+            f"Add it in Airflow under Admin > Connections with the type {self.hook_name}, or as the environment "
+            f"variable {_variable_name(self.wasabi_conn_id)}.",
         )
 
 
-def _not_found(which: str, conn_id: str, advice: str) -> errors.InvalidSettings:
-    # Airflow says the same of a connection that is not there and of one that it can't read.
-    if _variable(conn_id) in os.environ:
-        return errors.InvalidSettings(
-            f"Airflow can't read connection {which}, in the environment's {_variable(conn_id)}. If that is JSON, check "
-            "it. If it is a URI, percent-encode each of its parts: a slash in a key is %2F."
+def _connection_not_found(description: str, conn_id: str, advice: str) -> ConnectionConfigError:
+    # Airflow raises the same error for a connection that does not exist and for one that it cannot parse.
+    if _variable_name(conn_id) in os.environ:
+        return ConnectionConfigError(
+            f"Airflow cannot parse connection {description} in the environment variable {_variable_name(conn_id)}. "
+            "If it is JSON, check its syntax. If it is a URI, percent-encode each part: a slash in a key is %2F."
         )
-    return errors.InvalidSettings(f"There is no connection {which}. {advice}")
+    return ConnectionConfigError(f"Connection {description} does not exist. {advice}")
 
 
-def _variable(conn_id: str) -> str:
+def _variable_name(conn_id: str) -> str:
     return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
-def _checked(job_id: str) -> str:
+def _validate_job_id(job_id: str) -> str:
     try:
-        return checked_id(job_id)
+        return validate_id(job_id)
     except ValueError as error:
         raise ValueError(f"job_id {error}.") from None
 
 
-async def _asend(settings: Settings, call: calls.Call[T]) -> T:
+async def _send_async(settings: Settings, request: endpoints.Request[T]) -> T:
     async with AsyncJobsClient(settings) as client:
-        return await client.send(call)
+        return await client.send(request)
 
 
-def _as_saved(extra: str | None) -> str | None:
+def _normalize_extra(extra: str | None) -> str | None:
     """
     Return the extra as Airflow saves it.
 
-    The Test button of Airflow 2 tests the form as it is: each field of the extra is there a second time under a name
-    of the form's own, and a ticked box is a "y".
+    The Test button of Airflow 2 sends the form before it is saved: each field of the extra is there a second time with
+    a prefix, and a ticked box is a "y".
     """
     prefix = f"extra__{WasabiJobsHook.conn_type}__"
     if not extra or f'"{prefix}' not in extra:
@@ -404,12 +416,12 @@ def _as_saved(extra: str | None) -> str | None:
         saved = {name: value for name, value in given.items() if not name.startswith(prefix)}
     except (ValueError, AttributeError, RecursionError):
         return extra
-    for name, field in _card()["conn-fields"].items():
+    for name, field in _connection_type_info()["conn-fields"].items():
         if "boolean" in field["schema"]["type"] and saved.get(name) == "y":
             saved[name] = True
     return json.dumps(saved)
 
 
-def _card() -> dict[str, Any]:
-    (card,) = get_provider_info()["connection-types"]
-    return dict(card)
+def _connection_type_info() -> dict[str, Any]:
+    (info,) = get_provider_info()["connection-types"]
+    return dict(info)

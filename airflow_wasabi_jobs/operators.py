@@ -1,4 +1,4 @@
-"""Submit Wasabi AiR jobs."""
+"""The operator that submits a Wasabi AiR job and waits for it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_wasabi_jobs.api import errors, submissions
-from airflow_wasabi_jobs.api.ids import checked_id
-from airflow_wasabi_jobs.contract import LOOK_UPSTREAM, check_poke_interval, check_whole
-from airflow_wasabi_jobs.sensors import WasabiJobSensor
+from airflow_wasabi_jobs.api import submissions
+from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
+from airflow_wasabi_jobs.triggers import WasabiJobTrigger
+from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_integer, validate_poke_interval
+from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
+from airflow_wasabi_jobs.waiting.wait import JobWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,58 +25,62 @@ if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.models import Job
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
-# For so many seconds trouble that may pass is borne with before the task fails and Airflow retries it.
-PATIENCE = 300.0
-# For so many seconds a job whose submission was not answered is looked for, and it is looked for after so many.
-SETTLING, PAUSE = 30.0, 5.0
+# How long transient errors are retried before the task fails and Airflow retries it.
+SUBMIT_RETRY_SECONDS = 300.0
+# How long to look up a job after the response to its submission was lost, and how often.
+LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
 
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
-_KEPT = "wasabi_job"
-_SHIFTED = (
-    "What the task is made of has changed since that run began, perhaps the list that it is mapped over: start a new "
-    "run, or have the files name the jobs, like name='{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
+_STATE_KEY = "wasabi_job"
+_DEFAULT_NAME_ADVICE = (
+    "The arguments of the task have changed since the run began, such as the list that it is mapped over. Start a new "
+    "run, or name the jobs by their files: name='{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
 )
 
 
 class WasabiSubmitJobOperator(BaseOperator):
     """
-    Submits a Wasabi AiR job, once for each task run, and waits until it is completed.
+    Submits a Wasabi AiR job, one for each task run, and waits until it has completed.
 
-    The XCom is the job's report: ``{"job_id": "12345", "status": "completed", "error_count": 0}``. The job's id
-    alone is there as XCom ``job_id`` as soon as the job is submitted.
+    The XCom is the report of the job: ``{"job_id": "12345", "status": "completed", "error_count": 0}``. The XCom
+    ``job_id`` holds the id of the job as soon as it is submitted.
 
-    The API can't tell a submission from its repetition, so the job's name is what tells: before the task submits,
-    and after any answer that leaves it unknown whether the job was made, it looks for a job of exactly that name.
-    One that is unfinished is waited for. So a task that is retried, or whose worker is killed, makes no second
-    job, unless ``if_exists="submit"`` has it do a job again that completed meanwhile. No call of the API cancels a
-    job: one that was submitted goes on, whatever becomes of the task.
+    The API has no idempotency key: the same submission twice makes two jobs. So the operator identifies its job by the
+    job's name. Before it submits, and after each response that leaves open whether the job was created, it looks for a
+    job with exactly that name, and waits for an unfinished one. A retried task, or one whose worker was killed, creates
+    no second job, unless ``if_exists="submit"`` asks for a new job after a completed one. The API cannot cancel a job:
+    a submitted job continues, whatever happens to the task.
 
-    The wait is that of :class:`~airflow_wasabi_jobs.sensors.WasabiJobSensor`.
+    The outcomes of the wait are those of :class:`~airflow_wasabi_jobs.sensors.WasabiJobSensor`.
 
-    :param source: where the media file lies: ``{"bucket": "…", "object_key": "…"}``, and maybe ``region`` and
-        ``endpoint`` (templated).
-    :param destination: where the result goes: ``{"bucket": "…", "region": "…"}`` (templated).
-    :param services: what analyses the file: a list of ``ocr``, ``s2t``, ``nld``, ``audiotag``, ``face`` and ``logo``,
-        or a dict of them with ``""`` or ``{"config": {…}}`` (templated).
-    :param name: the job's name, 1 to 256 characters (templated). Give each file a name of its own. Default: made of
-        DAG id, task id, map index and run id, so that each task run has its own job.
-    :param priority: 1 to 10. Default: the API's.
-    :param batch: the batch that the job belongs to, up to 256 characters (templated). Default: none.
-    :param source_conn_id: the connection with the keys of a source outside Wasabi (templated): the access key is its
-        ``login``, the secret key its ``password``. Default: the source is in Wasabi.
-    :param wasabi_conn_id: the :ref:`connection <howto/connection:wasabi>` to submit with (templated). Its user needs
-        the IAM policies ``WasabiManageAiR`` and ``WasabiViewAiR``.
-    :param wait_for_completion: whether to wait. Default: True. Else the XCom is the job's id, for a sensor, and what
-        is said below about the wait is that sensor's business.
-    :param deferrable: whether to wait in the triggerer, where a wait takes no worker. Default: what
-        ``[operators] default_deferrable`` says.
-    :param poke_interval: seconds, or a timedelta, between two looks at the job. Default: 60.
-    :param timeout: seconds, or a timedelta, until the wait is given up. Default: ``[sensors] default_timeout``.
-    :param max_error_count: how many errors a completed job may have. Default: any number.
-    :param fetch_metadata: whether the XCom also tells where the result lies, as the sensor's does.
-    :param if_exists: what to do about a completed job of that name: ``"reuse"`` its report, or ``"submit"`` another
-        job. One that failed or was cancelled is always submitted again. Default: ``"reuse"``.
-    :raises ValueError: if an argument can't be used; if it is templated, when the task runs.
+    :param source: location of the media file (dict, templated): ``bucket`` and ``object_key``, optionally ``region``
+        and ``endpoint``.
+    :param destination: bucket for the result (dict, templated): ``bucket`` and ``region``.
+    :param services: services that analyse the file (templated): a list such as ``["ocr", "s2t"]``, or a dict with
+        ``""`` or ``{"config": {…}}`` for each service. Documented are ``ocr``, ``s2t``, ``nld``, ``audiotag``, ``face``
+        and ``logo``; others are sent as given.
+    :param name: name of the job, 1 to 256 characters, different for each file (str, templated). Default: made of DAG
+        id, task id, map index and run id, so that each task run has its own job.
+    :param priority: 1 to 10 (int). Default: 5.
+    :param batch: batch of the job, up to 256 characters (str, templated). Default: none.
+    :param source_conn_id: id of a connection with the keys of a source outside Wasabi (str, templated): the access key
+        is its ``login``, the secret key its ``password``. Default: the source is in Wasabi.
+    :param wasabi_conn_id: id of the :ref:`connection <howto/connection:wasabi>` (str, templated). Its user needs the
+        IAM policies ``WasabiManageAiR`` and ``WasabiViewAiR``. Default: ``wasabi_default``.
+    :param wait_for_completion: whether to wait (bool). If False, the XCom is the id of the job, for a sensor. Default:
+        True.
+    :param deferrable: whether to wait in the triggerer, without a worker (bool). Default: ``[operators]
+        default_deferrable``.
+    :param poke_interval: seconds between two polls (float or timedelta). Default: 60.
+    :param timeout: seconds until the wait times out (float or timedelta). Default: ``[sensors] default_timeout``, which
+        is 7 days.
+    :param max_error_count: how many errors a completed job may have (int). Default: None, for any number.
+    :param fetch_metadata: whether the XCom includes the location of the result, as that of the sensor (bool). Default:
+        False.
+    :param if_exists: what to do if a job with this name has completed: ``"reuse"`` its report, or ``"submit"`` a new
+        job. A job that failed or was cancelled is always submitted again. Default: ``"reuse"``.
+    :param kwargs: arguments of Airflow's ``BaseOperator``.
+    :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
     template_fields: Sequence[str] = (
@@ -86,7 +92,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         "source_conn_id",
         "wasabi_conn_id",
     )
-    template_fields_renderers = {"source": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as Airflow's own
+    template_fields_renderers = {"source": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
     ui_color = "#d2f4c3"
 
     def __init__(
@@ -96,7 +102,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         destination: Mapping[str, str],
         services: Sequence[str] | Mapping[str, Any],
         name: str | None = None,
-        priority: int | None = None,
+        priority: int = 5,
         batch: str | None = None,
         source_conn_id: str | None = None,
         wasabi_conn_id: str = "wasabi_default",
@@ -125,210 +131,238 @@ class WasabiSubmitJobOperator(BaseOperator):
         self.max_error_count = max_error_count
         self.fetch_metadata = fetch_metadata
         self.if_exists = if_exists
-        self._check_arguments()
+        self._validate_literal_arguments()
 
     @cached_property
     def hook(self) -> WasabiJobsHook:
-        """The hook that submits with the keys of the connection."""
+        """The hook of the connection."""
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
         return WasabiJobsHook(self.wasabi_conn_id)
 
     def execute(self, context: Context) -> Any:
-        """Submit the job unless it is there already, and wait for it if asked."""
-        self._check_connection()
-        submission = self._submission(context)
-        job_id = self._recall(context, submission) or self._submit_once(submission)
-        self._remember(context, submission, job_id)
+        """Submit the job unless it exists, and wait for it if ``wait_for_completion`` is set."""
+        self._validate_conn_id()
+        submission = self._build_submission(context)
+        job_id = self._find_stored_job(context, submission) or self._submit_once(submission)
+        self._store_job(context, submission, job_id)
         context["ti"].xcom_push(key="job_id", value=job_id)
-        return self._sensor(job_id).wait(context) if self.wait_for_completion else job_id
+        if not self.wait_for_completion:
+            return job_id
+        timeout_at = time.time() + self._timeout_seconds
+        wait = self._create_wait(job_id)
+        if not self.deferrable:
+            return wait.poll_until_finished(_to_seconds(self.poke_interval))
+        return wait.poll() or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after the triggerer. The wait is the sensor's."""
-        ti = context["ti"]
-        job_id = ti.xcom_pull(task_ids=ti.task_id, key="job_id", map_indexes=ti.map_index)
-        if job_id is None:
-            job_id = self._waited_for(self._submission(context), next_kwargs)
-        return self._sensor(job_id).resume_execution(next_method, next_kwargs, context)
+        """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
+        self._validate_conn_id()
+        if is_trigger_timeout(next_method, next_kwargs):
+            return self._create_wait(self._find_deferred_job(context)).poll_after_timeout()
+        return super().resume_execution(next_method, next_kwargs, context)
 
-    def _submission(self, context: Context) -> dict[str, Any]:
-        given = {field: getattr(self, field) for field in _FIELDS}
+    def execute_complete(self, context: Context, event: dict[str, Any] | str, timeout_at: float | None = None) -> Any:
+        """
+        Return or raise the outcome of the trigger's event.
+
+        :param event: the payload of the event.
+        :param timeout_at: when the wait times out, in seconds since the epoch.
+        """
+        job_id = str(event["job_id"]) if isinstance(event, dict) else self._find_deferred_job(context)
+        wait = self._create_wait(job_id)
+        timeout_at = timeout_at or time.time() + self._timeout_seconds
+        return wait.read_event(event) or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return conf.getfloat("sensors", "default_timeout") if self.timeout is None else _to_seconds(self.timeout)
+
+    def _create_wait(self, job_id: str) -> JobWait:
+        return JobWait(
+            job_id,
+            hook=self.hook,
+            log=self.log,
+            timeout=self._timeout_seconds,
+            max_error_count=self.max_error_count,
+            fetch_metadata=self.fetch_metadata,
+            resubmit_advice="Clear this task to submit a new job.",
+            file=f"{self.source['bucket']}/{self.source['object_key']}",
+        )
+
+    def _create_trigger(self, job_id: str) -> WasabiJobTrigger:
+        return WasabiJobTrigger(
+            job_id=job_id, wasabi_conn_id=self.wasabi_conn_id, poke_interval=_to_seconds(self.poke_interval)
+        )
+
+    def _build_submission(self, context: Context) -> dict[str, Any]:
+        fields = {field: getattr(self, field) for field in _FIELDS}
         if self.name is None:
-            given["name"] = default_name(context["ti"])
-        return {field: self._checked(field, value) for field, value in given.items()}
+            fields["name"] = default_name(context["ti"])
+        return {field: self._validate_field(field, value) for field, value in fields.items()}
 
     def _submit_once(self, submission: dict[str, Any]) -> str:
-        """Return the id of the task run's job, which is submitted unless it is there."""
-        give_up_at = time.monotonic() + PATIENCE
-        jobs = self._patiently_listed(submission)
-        found = self._chosen(submission, jobs)
-        while found is None:
+        """Return the id of the task run's job. Submit the job unless it exists."""
+        retry_until = time.monotonic() + SUBMIT_RETRY_SECONDS
+        jobs = self._list_jobs_with_retries(submission)
+        job_id = self._choose_job(submission, jobs)
+        while job_id is None:
             try:
-                found = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id).job_id
-            except errors.AirError as error:
-                is_unknown = error.is_passing or isinstance(error, errors.UnexpectedAnswer)
-                if not is_unknown:
+                job_id = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id).job_id
+            except WasabiApiError as error:
+                if not (error.is_transient or isinstance(error, InvalidResponseError)):
                     raise
                 self.log.warning(
-                    "Job %r may have been submitted or not, and is looked for now. %s", submission["name"], error
+                    "Unclear whether job %r was submitted; looking it up by name. %s", submission["name"], error
                 )
-                found = self._settled(submission, {job.job_id for job in jobs}, error.retry_after or 0.0)
-                if found is None and (not error.is_passing or time.monotonic() > give_up_at):
+                known_ids = {job.job_id for job in jobs}
+                job_id = self._look_up_new_job(submission, known_ids, error.retry_after or 0.0)
+                if job_id is None and (not error.is_transient or time.monotonic() > retry_until):
                     raise
             else:
-                self.log.info("Job %r is submitted. Its id is %s.", submission["name"], found)
-        return found
+                self.log.info(
+                    "Submitted job %s (%s), name %r, services %s.",
+                    job_id,
+                    _file(submission),
+                    submission["name"],
+                    ", ".join(submission["services"]),
+                )
+        return job_id
 
-    def _settled(self, submission: dict[str, Any], before: set[str], retry_after: float) -> str | None:
-        """Look for a job that may be about to appear, until it must have appeared."""
-        settled_at = time.monotonic() + min(max(SETTLING, retry_after), PATIENCE)
+    def _look_up_new_job(self, submission: dict[str, Any], known_ids: set[str], retry_after: float) -> str | None:
+        """Look for a job that may have been created, until it would be listed."""
+        lookup_until = time.monotonic() + min(max(LOOKUP_SECONDS, retry_after), SUBMIT_RETRY_SECONDS)
         while True:
-            # One that was not there before is this task's, even if it is over by now.
-            for job in self._patiently_listed(submission):
-                if job.job_id not in before:
-                    return self._told(submission, job)
-            if time.monotonic() >= settled_at:
+            # A job that was not listed before is that of this task, even if it has finished.
+            for job in self._list_jobs_with_retries(submission):
+                if job.job_id not in known_ids:
+                    return self._reuse_job(submission, job)
+            if time.monotonic() >= lookup_until:
                 return None
-            time.sleep(PAUSE)
+            time.sleep(LOOKUP_INTERVAL_SECONDS)
 
-    def _waited_for(self, submission: dict[str, Any], next_kwargs: dict[str, Any] | None) -> str:
-        """Return the id of the job that the trigger waited for, when its XCom is gone."""
-        event = (next_kwargs or {}).get("event")
-        if isinstance(event, Mapping):
-            return str(event["job_id"])
-        jobs = self._patiently_listed(submission)
-        job = chosen(jobs, if_exists="submit") or next(iter(jobs), None)
+    def _find_deferred_job(self, context: Context) -> str:
+        """Return the id of the job that the trigger waited for."""
+        ti = context["ti"]
+        job_id = ti.xcom_pull(task_ids=ti.task_id, key="job_id", map_indexes=ti.map_index)
+        if job_id is not None:
+            return str(job_id)
+        # The XCom is missing if somebody deleted it meanwhile.
+        submission = self._build_submission(context)
+        jobs = self._list_jobs_with_retries(submission)
+        job = choose_job(jobs, if_exists="submit") or next(iter(jobs), None)
         if job is None:
-            raise errors.NotFound(
-                f"Task {self.task_id!r} waited for a job named {submission['name']!r}, and there is none on connection "
-                f"{self.wasabi_conn_id!r}. A retry, or clearing the task, submits it again."
+            raise NotFoundError(
+                f"Task {self.task_id!r} waited for a job named {submission['name']!r}, but connection "
+                f"{self.wasabi_conn_id!r} has none. Clear this task to submit it again."
             )
-        return self._told(submission, job)
+        return self._reuse_job(submission, job)
 
-    def _patiently_listed(self, submission: dict[str, Any]) -> list[Job]:
+    def _list_jobs_with_retries(self, submission: dict[str, Any]) -> list[Job]:
         import tenacity
 
-        look = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, errors.AirError) and error.is_passing),
-            wait=tenacity.wait_random_exponential(multiplier=PAUSE / 2, max=60),
-            stop=tenacity.stop_after_delay(PATIENCE),
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, WasabiApiError) and error.is_transient),
+            wait=tenacity.wait_random_exponential(multiplier=LOOKUP_INTERVAL_SECONDS / 2, max=60),
+            stop=tenacity.stop_after_delay(SUBMIT_RETRY_SECONDS),
             before_sleep=lambda state: self.log.warning(
-                "%s The task tries again, %.0f seconds longer.",
+                "%s Retrying for up to %.0f more seconds.",
                 state.outcome and state.outcome.exception(),
-                PATIENCE - (state.seconds_since_start or 0.0),
+                SUBMIT_RETRY_SECONDS - (state.seconds_since_start or 0.0),
             ),
             reraise=True,
         )
-        listed: list[Job] = look(self._listed, submission)
-        return listed
+        jobs: list[Job] = retrying(self._list_jobs, submission)
+        return jobs
 
-    def _listed(self, submission: dict[str, Any]) -> list[Job]:
-        """Return the jobs of exactly that name, newest first."""
+    def _list_jobs(self, submission: dict[str, Any]) -> list[Job]:
+        """Return the jobs with exactly that name, newest first. The filter of the API may let others through."""
         name = submission["name"]
-        # The API's filter may let others through.
         return [job for job in self.hook.list_jobs(name=name, newest_first=True) if job.name == name]
 
-    def _chosen(self, submission: dict[str, Any], jobs: Iterable[Job]) -> str | None:
-        """Return the id of the job to wait for, or None if one is to be submitted."""
-        job = chosen(jobs, if_exists=self.if_exists)
-        return None if job is None else self._told(submission, job)
+    def _choose_job(self, submission: dict[str, Any], jobs: Iterable[Job]) -> str | None:
+        job = choose_job(jobs, if_exists=self.if_exists)
+        return None if job is None else self._reuse_job(submission, job)
 
-    def _told(self, submission: dict[str, Any], job: Job) -> str:
-        """Return the id of a job that is there already, and say so."""
-        name, file = submission["name"], (submission["source"]["bucket"], submission["source"]["object_key"])
-        other = (job.source.bucket, job.source.object_key)
-        if None not in other and other != file:
+    def _reuse_job(self, submission: dict[str, Any], job: Job) -> str:
+        """Return the id of an existing job. Raise ``ValueError`` if it is for another file."""
+        name, source = submission["name"], submission["source"]
+        is_known = job.source.bucket is not None and job.source.object_key is not None
+        if is_known and (job.source.bucket, job.source.object_key) != (source["bucket"], source["object_key"]):
+            advice = "Use a unique name for each file, or omit name." if self.name is not None else _DEFAULT_NAME_ADVICE
             raise ValueError(
-                f"name of task {self.task_id!r} is {name!r}, and job {job.job_id!r} of that name analyses "
-                f"{'/'.join(map(str, other))}, not {'/'.join(file)}. "
-                f"{_SHIFTED if self.name is None else 'Give each file a name of its own, or leave name out.'}"
+                f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for "
+                f"{job.source.bucket}/{job.source.object_key}, not {_file(submission)}. {advice}"
             )
-        state = job.status or "of unknown status"
-        self.log.info("Job %r is there already: %s, %s.", name, job.job_id, state)
+        self.log.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
         return job.job_id
 
-    def _recall(self, context: Context, submission: dict[str, Any]) -> str | None:
-        """Return the id of the job that an earlier try submitted, if Airflow kept it: from 3.3 on."""
+    def _find_stored_job(self, context: Context, submission: dict[str, Any]) -> str | None:
+        """Return the id of the job that an earlier try submitted, if Airflow stores it: from 3.3 on."""
         try:
             store: Any = context.get("task_state_store")
-            kept = store and store.get(_KEPT)
-            if not kept or kept["name"] != submission["name"]:
+            stored = store and store.get(_STATE_KEY)
+            if not stored or stored["name"] != submission["name"]:
                 return None
-            job = self.hook.get_job(kept["job_id"])
-        except Exception as error:  # noqa: BLE001 - what Airflow keeps saves a search, and nothing more
-            self.log.info("The job is looked for by its name, for what Airflow kept of it is of no use: %s", error)
+            job = self.hook.get_job(stored["job_id"])
+        except Exception as error:  # noqa: BLE001 - the stored id only saves a look-up by name
+            self.log.info("Looking up the job by its name, because its stored id cannot be used: %s", error)
             return None
-        # A job may be told without its name.
-        return self._chosen(submission, [job] if job.name in {None, submission["name"]} else [])
+        # The API may return a job without its name.
+        return self._choose_job(submission, [job] if job.name in {None, submission["name"]} else [])
 
-    def _remember(self, context: Context, submission: dict[str, Any], job_id: str) -> None:
+    def _store_job(self, context: Context, submission: dict[str, Any], job_id: str) -> None:
         try:
             if store := context.get("task_state_store"):
-                store.set(_KEPT, {"name": submission["name"], "job_id": job_id})
-        except Exception as error:  # noqa: BLE001 - a retry finds the job without it
-            self.log.info("Airflow did not keep the job's id, so a retry will look for it by its name: %s", error)
+                store.set(_STATE_KEY, {"name": submission["name"], "job_id": job_id})
+        except Exception as error:  # noqa: BLE001 - a retry finds the job by its name
+            self.log.info("Airflow could not store the job id; a retry looks up the job by its name: %s", error)
 
-    def _sensor(self, job_id: str) -> WasabiJobSensor:
-        # Before Airflow 3.3 a sensor takes no None for its default.
-        timeout: dict[str, Any] = {} if self.timeout is None else {"timeout": self.timeout}
-        return WasabiJobSensor(
-            task_id=self.task_id,
-            job_id=job_id,
-            wasabi_conn_id=self.wasabi_conn_id,
-            deferrable=self.deferrable,
-            poke_interval=self.poke_interval,
-            max_error_count=self.max_error_count,
-            fetch_metadata=self.fetch_metadata,
-            **timeout,
-        )
-
-    def _check_arguments(self) -> None:
-        """Refuse what can be refused when the DAG file is parsed: templates and XComs are not known yet."""
+    def _validate_literal_arguments(self) -> None:
+        """Validate what is known when the DAG file is parsed: not templates and XComArgs."""
         for field in _FIELDS:
             value = getattr(self, field)
             if isinstance(value, Mapping) and field != "services":
-                value = submissions.as_far_as_known(value)
-            if submissions.is_known(value) and not (field == "name" and value is None):
-                self._checked(field, value)
-        if submissions.is_known(self.wasabi_conn_id):
-            self._check_connection()
+                value = submissions.replace_templates(value)
+            if submissions.is_literal(value) and not (field == "name" and value is None):
+                self._validate_field(field, value)
+        if submissions.is_literal(self.wasabi_conn_id):
+            self._validate_conn_id()
         if self.if_exists not in {"reuse", "submit"}:
             raise ValueError(
-                f"if_exists of task {self.task_id!r} is {self.if_exists!r}. It must be 'reuse' or 'submit'."
+                f"if_exists of task {self.task_id!r} is {self.if_exists!r}, but must be 'reuse' or 'submit'."
             )
-        check_whole("max_error_count", self.max_error_count, least=0, task_id=self.task_id)
-        for field in ("poke_interval", "timeout"):
-            value = getattr(self, field)
-            if isinstance(value, timedelta):
-                value = value.total_seconds()
-            if value is None and field == "timeout":
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-                raise ValueError(f"{field} of task {self.task_id!r} is {value!r}, and must be a number of seconds.")
-            if field == "poke_interval":
-                check_poke_interval(value, deferrable=self.deferrable, task_id=self.task_id)
+        validate_integer("max_error_count", self.max_error_count, minimum=0, task_id=self.task_id)
+        self._validate_seconds("poke_interval", self.poke_interval)
+        validate_poke_interval(_to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
+        if self.timeout is not None:
+            self._validate_seconds("timeout", self.timeout)
 
-    def _check_connection(self) -> None:
-        try:
-            self.wasabi_conn_id = checked_id(self.wasabi_conn_id)
-        except ValueError as error:
-            raise ValueError(f"wasabi_conn_id of task {self.task_id!r} {error}. {LOOK_UPSTREAM}") from None
+    def _validate_seconds(self, field: str, value: object) -> None:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else value
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+            raise ValueError(f"{field} of task {self.task_id!r} is {value!r}, but must be a number of seconds.")
 
-    def _checked(self, field: str, value: object) -> Any:
-        return submissions.checked(field, value, of=f" of task {self.task_id!r}")
+    def _validate_conn_id(self) -> None:
+        self.wasabi_conn_id = validate_id_argument(
+            "wasabi_conn_id", self.wasabi_conn_id, "connection id", task_id=self.task_id
+        )
+
+    def _validate_field(self, field: str, value: object) -> Any:
+        return submissions.validate_field(field, value, owner=f" of task {self.task_id!r}")
 
 
-def chosen(jobs: Iterable[Job], *, if_exists: Literal["reuse", "submit"]) -> Job | None:
+def choose_job(jobs: Iterable[Job], *, if_exists: Literal["reuse", "submit"]) -> Job | None:
     """
-    Return the job to wait for, of those that were submitted by one name, or None to submit another.
+    Return the job to wait for, or None to submit a new one.
 
-    :param jobs: the jobs of that name, newest first.
-    :param if_exists: whether a completed one will do.
+    :param jobs: the jobs with the name of the submission, newest first.
+    :param if_exists: whether a completed job is reused.
     """
     completed = None
     for job in jobs:
-        # What nobody knows is unfinished: to wait for it finds out.
-        if job.status is None or not job.status.is_final:
+        # A job with an unknown status may be unfinished: the wait finds out.
+        if job.status is None or not job.status.is_terminal:
             return job
         if job.status.value == "completed" and if_exists == "reuse":
             completed = completed or job
@@ -337,14 +371,22 @@ def chosen(jobs: Iterable[Job], *, if_exists: Literal["reuse", "submit"]) -> Job
 
 def default_name(ti: Any) -> str:
     """
-    Return the name of a task run's job, that no other task run has.
+    Return a job name that no other task run has.
 
     :param ti: the task instance.
     """
-    # No id of a DAG or a task has a slash or a bracket.
-    mapped = "" if ti.map_index is None or ti.map_index < 0 else f"[{ti.map_index}]"
-    name = f"{ti.dag_id}/{ti.task_id}{mapped}/{ti.run_id}"
-    if len(name) <= submissions.LONGEST_TEXT:
+    # No DAG id or task id contains a slash or a bracket.
+    map_index = "" if ti.map_index is None or ti.map_index < 0 else f"[{ti.map_index}]"
+    name = f"{ti.dag_id}/{ti.task_id}{map_index}/{ti.run_id}"
+    if len(name) <= submissions.MAX_TEXT_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return f"{name[: submissions.LONGEST_TEXT - len(digest) - 1]}-{digest}"
+    return f"{name[: submissions.MAX_TEXT_LENGTH - len(digest) - 1]}-{digest}"
+
+
+def _to_seconds(duration: timedelta | float) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+def _file(submission: dict[str, Any]) -> str:
+    return f"{submission['source']['bucket']}/{submission['source']['object_key']}"

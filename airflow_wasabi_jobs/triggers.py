@@ -1,4 +1,4 @@
-"""The waits of the sensors, inside the triggerer."""
+"""Triggers: the deferrable halves of the sensors, which run in the triggerer."""
 
 from __future__ import annotations
 
@@ -11,39 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
-from airflow_wasabi_jobs.api import errors
-from airflow_wasabi_jobs.story import SIGN_OF_LIFE, Story
+from airflow_wasabi_jobs.api.exceptions import WasabiApiError, serialize_error
+from airflow_wasabi_jobs.waiting.status_log import HEARTBEAT_SECONDS, StatusLog, describe_job_status
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.batches import BatchReport
     from airflow_wasabi_jobs.api.models import JobReport
-    from airflow_wasabi_jobs.watch import Seat
+    from airflow_wasabi_jobs.polling import Subscription
 
 
-_LOADED = {"airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.watch"}
+_LAZY_MODULES = {"airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.polling"}
+# A factor of 2**62 exceeds any max_wait, and an int beyond what a float can hold cannot be multiplied with one.
+_MAX_BACKOFF_EXPONENT = 64
 
 
 class WasabiJobTrigger(BaseTrigger):
     """
-    Waits for a Wasabi AiR job and fires once, when the job is final or can't be asked for.
+    Waits for a Wasabi AiR job, and fires one event when the job has finished or a permanent error occurs.
 
-    The event of a final job is its report, ``{"job_id", "status", "error_count"}``, whatever the status.
-    The event of an error that ends the wait is ``{"job_id", "error"}``, for
-    :func:`airflow_wasabi_jobs.api.errors.from_event`. Passing trouble fires nothing: the wait goes on.
+    The payload for a finished job is its report, ``{"job_id", "status", "error_count"}``, whatever its status. The
+    payload for a permanent error is ``{"job_id", "error"}``. Transient errors do not end the wait.
 
-    Waits of the same ``poke_interval`` are looked at together, so the first look comes after half an interval
-    to one and a half, and never at once: who defers to this trigger has just looked.
+    Waits with the same ``poke_interval`` poll together. The first poll follows after half an interval to one and a
+    half, and not at once, because the sensor has polled before it defers.
 
-    :param job_id: the job's id.
-    :param wasabi_conn_id: the connection's id. The keys themselves are no argument: they never leave the connection.
-    :param poke_interval: seconds between two looks, more than 0.
-    :param exponential_backoff: whether the intervals grow, as a sensor's with the same argument do.
-    :param max_wait: the longest interval in seconds, if they grow. Default: no limit.
-    :param end_from_trigger: whether a job that completed well ends the task right here, without a worker:
-        the event is a ``TaskSuccessEvent`` with the report as XCom then.
-    :param max_error_count: how many errors a completed job may have to end the task here. Default: any number.
-    :param fetch_metadata: whether the XCom of a task that ends here also tells where the result lies.
-    :raises ValueError: if an interval is not positive.
+    :param job_id: id of the job (str).
+    :param wasabi_conn_id: id of the connection (str). The keys are not an argument, because Airflow stores arguments in
+        its database.
+    :param poke_interval: seconds between two polls, more than 0 (float).
+    :param exponential_backoff: whether the intervals grow as those of a sensor do (bool). Default: False.
+    :param max_wait: longest interval in seconds with ``exponential_backoff`` (float). Default: None, for no limit.
+    :param end_from_trigger: whether a job that completes within ``max_error_count`` ends the task in the triggerer, by
+        a ``TaskSuccessEvent`` (bool). Default: False.
+    :param max_error_count: how many errors a completed job may have to end the task in the triggerer (int). Default:
+        None, for any number.
+    :param fetch_metadata: whether the XCom of a task that ends in the triggerer includes the location of the result
+        (bool). Default: False.
+    :raises ValueError: if an interval is invalid.
     """
 
     def __init__(
@@ -58,8 +62,8 @@ class WasabiJobTrigger(BaseTrigger):
         max_error_count: int | None = None,
         fetch_metadata: bool = False,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # Airflow's own, and untyped
-        _check_intervals(poke_interval, max_wait)
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
+        _validate_intervals(poke_interval, max_wait)
         self.job_id = job_id
         self.wasabi_conn_id = wasabi_conn_id
         self.poke_interval = poke_interval
@@ -70,7 +74,7 @@ class WasabiJobTrigger(BaseTrigger):
         self.fetch_metadata = fetch_metadata
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class's path and the arguments that make this trigger again."""
+        """Return the path of the class and the arguments of this trigger."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -86,72 +90,81 @@ class WasabiJobTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the job at each interval until there is something to tell."""
-        # The place at the watch is given up before: Airflow may never come back for more than the event.
+        """Poll at each interval, and yield one event."""
+        # The subscription ends before the event: Airflow may never resume the generator after it.
         yield await self._wait()
 
     async def _wait(self) -> TriggerEvent:
-        await _load()
+        await _import_lazy_modules()
         from airflow_wasabi_jobs.api.models import JobReport
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
-        from airflow_wasabi_jobs.watch import Seat
+        from airflow_wasabi_jobs.polling import Subscription
 
-        # One logger for all: what tells whose line it is, is the context that Airflow runs each trigger in.
-        story = Story(self.logger(), f"Job {self.job_id!r}")
-        async with Seat(self.wasabi_conn_id, WasabiJobsHook(self.wasabi_conn_id).aread_settings) as seat:
+        # One logger for all triggers: Airflow finds the task of a line by the context that each trigger runs in.
+        status_log = StatusLog(self.logger(), f"Job {self.job_id!r}")
+        hook = WasabiJobsHook(self.wasabi_conn_id)
+        async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
             poke_count = 0
             while True:
                 poke_count += 1
-                interval = _interval(self, poke_count)
+                interval = _next_interval(self, poke_count)
                 try:
-                    seen = await seat.look(
-                        self.job_id, interval, in_step=not self.exponential_backoff, quiet_for=SIGN_OF_LIFE
+                    result = await subscription.poll(
+                        self.job_id,
+                        interval,
+                        align=not self.exponential_backoff,
+                        report_unchanged_after=HEARTBEAT_SECONDS,
                     )
-                except errors.AirError as error:
-                    if not error.is_passing:
-                        return TriggerEvent({"job_id": self.job_id, "error": errors.to_event(error)})
-                    story.troubled(error)
+                except WasabiApiError as error:
+                    if not error.is_transient:
+                        return TriggerEvent({"job_id": self.job_id, "error": serialize_error(error)})
+                    status_log.record_error(error)
                     continue
-                if not isinstance(seen, JobReport):
-                    story.answered(seen.value)
+                if not isinstance(result, JobReport):
+                    status_log.record_status(result.value, describe_job_status(result.value))
                     continue
-                story.answered(seen.status.value, f"errors: {seen.error_count}")
-                if seen.status.is_final:
-                    return await self._end(seen, seat)
+                status_log.record_status(result.status.value, describe_job_status(result.status, result.error_count))
+                if result.status.is_terminal:
+                    return await self._finish(result, subscription)
 
-    async def _end(self, report: JobReport, seat: Seat) -> TriggerEvent:
-        from airflow_wasabi_jobs.api import calls
+    async def _finish(self, report: JobReport, subscription: Subscription) -> TriggerEvent:
+        from airflow_wasabi_jobs.api import endpoints
 
-        told = report.as_xcom()
-        if not self.end_from_trigger or not report.is_completed_within(self.max_error_count):
-            return TriggerEvent(told)
+        xcom = report.to_xcom()
+        if not self.end_from_trigger or not report.has_succeeded(self.max_error_count):
+            return TriggerEvent(xcom)
         try:
-            place = (await seat.ask(calls.job_metadata(self.job_id))).as_xcom() if self.fetch_metadata else {}
-            return TaskSuccessEvent(xcoms=await _pushed(self.task_instance, told | place))
-        except errors.AirError as error:
-            self.log.info("Job %r: a worker will ask where the result lies. %s", self.job_id, error)
+            metadata = {}
+            if self.fetch_metadata:
+                metadata = (await subscription.send(endpoints.get_job_metadata(self.job_id))).to_xcom()
+            return TaskSuccessEvent(xcoms=await _push_xcom(self.task_instance, xcom | metadata))
+        except WasabiApiError as error:
+            self.log.info("Job %r: a worker will retry to read the result location. %s", self.job_id, error)
         except Exception:
-            self.log.exception("Job %r: the XCom can't be pushed from here, so a worker ends the task.", self.job_id)
-        return TriggerEvent(told)
+            self.log.exception("Job %r: the triggerer could not push the XCom; a worker ends the task.", self.job_id)
+        return TriggerEvent(xcom)
 
 
 class WasabiBatchTrigger(BaseTrigger):
     """
-    Waits for a batch of Wasabi AiR jobs and fires once, when it is over or can't be asked for.
+    Waits for a batch of Wasabi AiR jobs, and fires one event when it has finished or a permanent error occurs.
 
-    The event of a batch that is over is its report, ``{"batch", "is_over", "counts", "failures", "more_failures"}``,
-    whatever became of its jobs. The event of an error that ends the wait is ``{"batch", "error"}``, for
-    :func:`airflow_wasabi_jobs.api.errors.from_event`. Passing trouble fires nothing: the wait goes on.
+    The payload for a finished batch is its report, ``{"batch", "is_finished", "counts", "failed_jobs",
+    "more_failures"}``, whatever the statuses of its jobs. The payload for a permanent error is ``{"batch", "error"}``.
+    Transient errors do not end the wait.
 
-    :param batch: the name of the batch.
-    :param wasabi_conn_id: the connection's id. The keys themselves are no argument: they never leave the connection.
-    :param poke_interval: seconds between two looks, more than 0. The first look comes after one interval.
-    :param exponential_backoff: whether the intervals grow, as a sensor's with the same argument do.
-    :param max_wait: the longest interval in seconds, if they grow. Default: no limit.
-    :param expected_jobs: how many jobs the batch has at least before it can be over. Default: one.
-    :param max_failures: how many jobs may fail or be cancelled.
-    :param fail_fast: whether it is over as soon as more than that did.
-    :raises ValueError: if an interval is not positive.
+    :param batch: name of the batch (str).
+    :param wasabi_conn_id: id of the connection (str). The keys are not an argument, because Airflow stores arguments in
+        its database.
+    :param poke_interval: seconds between two polls, more than 0 (float). The first poll follows after one interval.
+    :param exponential_backoff: whether the intervals grow as those of a sensor do (bool). Default: False.
+    :param max_wait: longest interval in seconds with ``exponential_backoff`` (float). Default: None, for no limit.
+    :param expected_jobs: number of jobs that the batch has at least before it can be finished (int). Default: None, for
+        one job.
+    :param max_failures: how many jobs may fail or be cancelled (int). Default: 0.
+    :param fail_fast: whether the wait ends as soon as more jobs than ``max_failures`` failed or were cancelled (bool).
+        Default: True.
+    :raises ValueError: if an interval is invalid.
     """
 
     def __init__(
@@ -166,8 +179,8 @@ class WasabiBatchTrigger(BaseTrigger):
         max_failures: int = 0,
         fail_fast: bool = True,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # Airflow's own, and untyped
-        _check_intervals(poke_interval, max_wait)
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
+        _validate_intervals(poke_interval, max_wait)
         self.batch = batch
         self.wasabi_conn_id = wasabi_conn_id
         self.poke_interval = poke_interval
@@ -178,7 +191,7 @@ class WasabiBatchTrigger(BaseTrigger):
         self.fail_fast = fail_fast
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class's path and the arguments that make this trigger again."""
+        """Return the path of the class and the arguments of this trigger."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -194,80 +207,80 @@ class WasabiBatchTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look at the batch at each interval until there is something to tell."""
+        """Poll at each interval, and yield one event."""
         yield await self._wait()
 
     async def _wait(self) -> TriggerEvent:
-        await _load()
+        await _import_lazy_modules()
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
-        from airflow_wasabi_jobs.watch import Seat
+        from airflow_wasabi_jobs.polling import Subscription
 
-        story = Story(self.logger(), f"Batch {self.batch!r}")
-        async with Seat(self.wasabi_conn_id, WasabiJobsHook(self.wasabi_conn_id).aread_settings) as seat:
+        status_log = StatusLog(self.logger(), f"Batch {self.batch!r}")
+        hook = WasabiJobsHook(self.wasabi_conn_id)
+        async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
             poke_count = 0
             while True:
                 poke_count += 1
-                await asyncio.sleep(_interval(self, poke_count))
+                await asyncio.sleep(_next_interval(self, poke_count))
                 try:
-                    report = await self._look(seat)
-                except errors.AirError as error:
-                    if not error.is_passing:
-                        return TriggerEvent({"batch": self.batch, "error": errors.to_event(error)})
-                    story.troubled(error)
+                    report = await self._poll(subscription)
+                except WasabiApiError as error:
+                    if not error.is_transient:
+                        return TriggerEvent({"batch": self.batch, "error": serialize_error(error)})
+                    status_log.record_error(error)
                     continue
-                story.answered(report.state, report.counts_told())
-                if report.is_over:
-                    return TriggerEvent(report.as_event())
+                status_log.record_status(report.status, report.description)
+                if report.is_finished:
+                    return TriggerEvent(report.to_event())
 
-    async def _look(self, seat: Seat) -> BatchReport:
+    async def _poll(self, subscription: Subscription) -> BatchReport:
         from airflow_wasabi_jobs.api import batches
 
-        asking = batches.look(
+        requests = batches.poll_batch(
             self.batch, expected_jobs=self.expected_jobs, max_failures=self.max_failures, fail_fast=self.fail_fast
         )
-        call = next(asking)
+        request = next(requests)
         while True:
-            answer = await seat.ask(call)
+            result = await subscription.send(request)
             try:
-                call = asking.send(answer)
+                request = requests.send(result)
             except StopIteration as end:
                 report: BatchReport = end.value
                 return report
 
 
-async def _load() -> None:
-    """Load what a wait needs in a thread: it takes longer than an event loop may stand still."""
-    if not sys.modules.keys() >= _LOADED:
-        for module in _LOADED:
+async def _import_lazy_modules() -> None:
+    """Import in a thread what takes longer than the event loop may be blocked."""
+    if not sys.modules.keys() >= _LAZY_MODULES:
+        for module in _LAZY_MODULES:
             await asyncio.to_thread(importlib.import_module, module)
 
 
-def _check_intervals(poke_interval: float, max_wait: float | None) -> None:
+def _validate_intervals(poke_interval: float, max_wait: float | None) -> None:
     if poke_interval <= 0:
-        raise ValueError(f"poke_interval must be more than 0 seconds, not {poke_interval!r}")
+        raise ValueError(f"poke_interval is {poke_interval!r}, but must be more than 0 seconds.")
     if max_wait is not None and max_wait < 0:
-        raise ValueError(f"max_wait must not be less than 0 seconds, but is {max_wait!r}")
+        raise ValueError(f"max_wait is {max_wait!r}, but must not be less than 0 seconds.")
 
 
-def _interval(trigger: WasabiJobTrigger | WasabiBatchTrigger, poke_count: int) -> float:
-    """Return the seconds to wait after that many looks, by the rule of ``BaseSensorOperator``."""
+def _next_interval(trigger: WasabiJobTrigger | WasabiBatchTrigger, poke_count: int) -> float:
+    """Return the seconds until the next poll, by the rule of ``BaseSensorOperator``."""
     if not trigger.exponential_backoff:
         return trigger.poke_interval
-    # Airflow doubles without end, too, but an int would outgrow what a float can be multiplied with.
-    shortest = max(int(trigger.poke_interval * 2 ** min(poke_count - 2, 64)), 1)
-    interval = float(shortest + random.randrange(shortest))  # noqa: S311 - spreads the looks, guards nothing
+    shortest = max(int(trigger.poke_interval * 2 ** min(poke_count - 2, _MAX_BACKOFF_EXPONENT)), 1)
+    interval = float(shortest + random.randrange(shortest))  # noqa: S311 - jitter, not a secret
     return min(trigger.max_wait, interval) if trigger.max_wait else interval
 
 
-async def _pushed(ti: Any, told: dict[str, Any]) -> dict[str, Any] | None:
+async def _push_xcom(ti: Any, xcom: dict[str, Any]) -> dict[str, Any] | None:
     """Push the XCom, or return it for the event to carry."""
     try:
         from airflow.sdk.execution_time.xcom import XCom
     except ImportError:
-        return {"return_value": told}
-    # What an event carries is encoded twice by Airflow 3, and pulled as a text.
+        return {"return_value": xcom}
+    # Airflow 3 encodes the XComs of an event twice, so that they are pulled as a string.
     from asgiref.sync import sync_to_async
 
     identity = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
-    await sync_to_async(XCom.set)(key="return_value", value=told, **identity)
+    await sync_to_async(XCom.set)(key="return_value", value=xcom, **identity)
     return None

@@ -1,8 +1,8 @@
 """
-Submit many files as one batch, wait for all of them in one task, and find their results.
+Submit many files as one batch, wait for all of them in one task, and get the locations of their results.
 
-The connection ``wasabi_default`` says where the API is and with which keys to submit. The emulator
-(``wasabi-air-emulator``) takes any bucket and key, and its jobs take 5 seconds.
+The connection ``wasabi_default`` holds the base URL of the API and the keys. The emulator (``wasabi-air-emulator``)
+accepts any bucket and key, and its jobs take 5 seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor
 
 FILES = ["trailer.mp4", "interview.mp4", "archive.mp4"]
-# A batch for each run. The runs of two DAGs may have the same id.
+# One batch for each run. The DAG id is needed, because runs of two DAGs may have the same run id.
 BATCH = "{{ dag.dag_id }}/{{ run_id }}"
 
 with DAG(
@@ -44,14 +44,14 @@ with DAG(
         deferrable=True,
     )
 
-    # Right after the last completion, the API may not know yet where that result lies.
+    # Right after a job has completed, the API may not know the location of its result yet, so the task has retries.
     @task(retries=3, retry_delay=timedelta(seconds=30))
     def find_results(job_ids: list[str]) -> list[str]:
-        """Return where the results lie."""
+        """Return the locations of the results."""
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
         hook = WasabiJobsHook()
         return [hook.get_job_metadata(job_id).path for job_id in job_ids]
 
-    # Each submission's XCom is the id of its job.
-    submit >> wait >> find_results(submit.output)  # type: ignore[arg-type] # Airflow hands over the ids
+    # The XCom of each mapped task is the id of its job.
+    submit >> wait >> find_results(submit.output)  # type: ignore[arg-type] # Airflow passes the ids

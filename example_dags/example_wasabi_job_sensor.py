@@ -1,8 +1,8 @@
 """
 Wait for a Wasabi AiR job in each of the three modes of a sensor.
 
-The connection ``wasabi_default`` says where the API is and with which keys to ask. Against the emulator
-(``wasabi-air-emulator``) a job comes to life when it is first asked for, and takes 5 seconds.
+The connection ``wasabi_default`` holds the base URL of the API and the keys. The emulator (``wasabi-air-emulator``)
+creates a job with the first request for its status, and the job takes 5 seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ with DAG(
     catchup=False,
     tags=["example", "wasabi"],
     default_args={
-        # How often to look, and when to give up. For real media, a minute and some hours are a good start.
+        # For real media files, a minute and a few hours are good values.
         "poke_interval": timedelta(seconds=2),
         "timeout": timedelta(hours=6),
     },
@@ -32,17 +32,16 @@ with DAG(
         "big_job": Param("completes-with-3-errors-big", description="Id of a job that takes hours"),
     },
 ) as dag:
-    # Keeps its worker slot while it waits: for waits of seconds.
+    # Occupies a worker slot while it waits: for waits of seconds.
     poke = WasabiJobSensor(task_id="poke", job_id="{{ params.short_job }}", mode="poke")
 
-    # Frees its worker slot between two looks: for installations without a triggerer. Each look is a
-    # process of its own, which the scheduler has to start and to clear away: give it half a minute.
+    # Frees its worker slot between two pokes: for installations without a triggerer. Each poke is a new process,
+    # so the interval should be 30 seconds or more.
     reschedule = WasabiJobSensor(
         task_id="reschedule", job_id="{{ params.long_job }}", mode="reschedule", poke_interval=timedelta(seconds=30)
     )
 
-    # Waits in the triggerer, where a wait costs next to nothing. A completed job may have
-    # met errors: here up to 10 of them are good enough.
+    # Waits in the triggerer, without a worker slot. A completed job may have errors: here up to 10 are acceptable.
     deferrable = WasabiJobSensor(
         task_id="deferrable", job_id="{{ params.big_job }}", max_error_count=10, deferrable=True
     )

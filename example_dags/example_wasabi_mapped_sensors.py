@@ -1,7 +1,7 @@
 """
-Wait for as many Wasabi AiR jobs as there happen to be, each in a mapped task of its own.
+Wait for many Wasabi AiR jobs, each in its own mapped task.
 
-What comes after gets the report of every job: ``{"job_id", "status", "error_count"}``.
+The next task receives the report of every job: ``{"job_id", "status", "error_count"}``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ with DAG(
 
     @task
     def find_jobs() -> list[str]:
-        """Return the ids to wait for. In a real DAG, whoever submitted the jobs knows them."""
+        """Return the ids of the jobs. In a real DAG they come from whatever submitted the jobs."""
         return ["completes-trailer", "completes-interview", "completes-with-2-errors-archive"]
 
     wait = WasabiJobSensor.partial(
@@ -37,7 +37,7 @@ with DAG(
 
     @task
     def summarize(reports: list[dict[str, Any]]) -> int:
-        """Return how many errors the jobs met in all."""
+        """Return the total number of errors."""
         return sum(report["error_count"] for report in reports)
 
-    summarize(wait.output)  # type: ignore[arg-type] # Airflow hands over the reports that it stands for
+    summarize(wait.output)  # type: ignore[arg-type] # Airflow passes the reports

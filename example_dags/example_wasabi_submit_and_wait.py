@@ -1,8 +1,8 @@
 """
-Submit a file to Wasabi AiR, wait until it is analysed, and go on with the result.
+Submit a file to Wasabi AiR, wait for its analysis, and use the result.
 
-The connection ``wasabi_default`` says where the API is and with which keys to submit. The emulator
-(``wasabi-air-emulator``) takes any bucket and key, and its jobs take 5 seconds.
+The connection ``wasabi_default`` holds the base URL of the API and the keys. The emulator (``wasabi-air-emulator``)
+accepts any bucket and key, and its jobs take 5 seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ with DAG(
         "key": Param("interviews/monday.mp4", description="Key of the media file in the bucket"),
     },
 ) as dag:
-    # A retry of this task finds the job by its name, which is made of the run's id, and submits no second one.
+    # A retry of this task finds the job by its name, which contains the run id, and submits no second job.
     analyse = WasabiSubmitJobOperator(
         task_id="analyse",
         source={"bucket": "{{ params.bucket }}", "object_key": "{{ params.key }}"},
@@ -35,14 +35,14 @@ with DAG(
         services=["ocr", "s2t"],
         fetch_metadata=True,
         deferrable=True,
-        # How often to look, and when to give up. For real media, a minute and some hours are a good start.
+        # For real media files, a minute and a few hours are good values.
         poke_interval=timedelta(seconds=2),
         timeout=timedelta(hours=6),
     )
 
     @task
     def use_result(report: dict[str, Any]) -> str:
-        """Return where the result lies. In a real DAG, this is where it is read."""
+        """Return the location of the result. A real DAG reads it here."""
         return str(report["metadata_path"])
 
-    use_result(analyse.output)  # type: ignore[arg-type] # Airflow hands over the report that it stands for
+    use_result(analyse.output)  # type: ignore[arg-type] # Airflow passes the report

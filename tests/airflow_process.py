@@ -1,4 +1,4 @@
-"""Airflow in a process of its own, for what a process that has imported half of it already can't show."""
+"""Run Airflow or Python in a new process, for tests that need a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 
 def airflow_command(*arguments: str) -> Any:
-    """Run an ``airflow`` command that prints JSON as the last line of its output, and return what it printed."""
+    """Run an ``airflow`` command whose last output line is JSON, and return the parsed line."""
     return _last_json([str(Path(sys.executable).with_name("airflow")), *arguments])
 
 
 def fresh_interpreter(code: str) -> Any:
-    """Run Python code that prints JSON as the last line of its output, and return what it printed."""
+    """Run Python code whose last output line is JSON, and return the parsed line."""
     return _last_json([sys.executable, "-c", code])
 
 
 def _last_json(command: list[str]) -> Any:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if completed.returncode:
+        raise AssertionError(f"{command} ended with {completed.returncode}:\n{completed.stdout}\n{completed.stderr}")
+    return json.loads(completed.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""A fresh, private Airflow for each test process. It must be in place before anything imports Airflow."""
+"""A separate Airflow home for each test process. It must be set before anything imports Airflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import connecting
+import connections
 import pytest
 
 _HOME = Path(tempfile.mkdtemp(prefix="airflow-wasabi-jobs-"))
@@ -25,25 +25,25 @@ os.environ.update(
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(_HOME / "logs"),
     }
 )
-# What a developer's machine has set would decide about certificates and proxies in the tests.
+# Variables of the developer's machine would change certificates and proxies in the tests.
 for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
     os.environ.pop(name, None)
     os.environ.pop(name.lower(), None)
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Any:
+def set_connection(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Point the default connection to a URL."""
-    return functools.partial(connecting.connect, monkeypatch)
+    return functools.partial(connections.set_connection, monkeypatch)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread what takes long, most of it waiting, over all processes and the whole time."""
-    long = [item for item in items if item.get_closest_marker("long")]
-    items[:] = [item for item in items if item not in long]
-    apart = len(items) // max(len(long), 1) + 1
-    for number, item in enumerate(long):
-        items.insert(number * apart, item)
+    """Spread the long tests, which mostly wait, evenly over the run and its processes."""
+    long_tests = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if item not in long_tests]
+    distance = len(items) // max(len(long_tests), 1) + 1
+    for number, item in enumerate(long_tests):
+        items.insert(number * distance, item)
 
 
 def pytest_sessionfinish() -> None:

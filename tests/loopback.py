@@ -1,15 +1,15 @@
 """
-A server on the loopback that answers by a script, and misbehaves if the script says so.
+A scripted HTTP server on the loopback interface, which can also break the protocol or the connection.
 
 ::
 
-    with Loopback(answer(503), report("completed")) as server:
-        look_at(server.url)
+    with Loopback(response(503), status_response("completed")) as server:
+        poll(server.url)
     assert [request.target for request in server.requests] == ["/jobs/12345/status"] * 2
 
-The first request gets the first answer, whichever connection it comes on, and so on; the last answer is for all that
-follow. An answer is the bytes to send, after which the connection stays open unless they say ``Connection: close``, or
-a function that is given the :class:`Wire`, for all that bytes can't do.
+The n-th request gets the n-th response, on whichever connection it arrives; the last response is repeated. A response
+is the bytes to send (the connection stays open unless they contain ``Connection: close``), or a function that receives
+the :class:`ServerConnection`.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Self
 
-Answer = bytes | Callable[["Wire"], bytes | None]
+Response = bytes | Callable[["ServerConnection"], bytes | None]
 
 
 @dataclass(frozen=True)
 class Request:
     """
-    A request as it came.
+    A request as the server received it.
 
-    :param number: which one it is at this server, from 0.
-    :param connection: which connection it came on, from 0.
-    :param target: what stands between method and version, as it was sent: a path with its query, or a URL at a proxy.
-    :param headers: the headers, found whatever their case.
-    :param raw: all of it, byte for byte.
+    :param number: index of the request at this server, from 0.
+    :param connection_number: index of the connection, from 0.
+    :param target: request target as sent: a path with its query, or a URL at a proxy.
+    :param headers: the headers; names are case-insensitive.
+    :param raw: the complete request, byte for byte.
     """
 
     number: int
-    connection: int
+    connection_number: int
     method: str
     target: str
     headers: Message
@@ -54,14 +54,14 @@ class Request:
     raw: bytes
 
 
-class Wire:
+class ServerConnection:
     """
-    One connection, in the hands of an answer that is a function.
+    One accepted connection, passed to a response that is a function.
 
-    The function may return bytes to send, with the connection left open, or ``None`` to close it.
+    The function returns bytes to send (the connection stays open), or ``None`` to close the connection.
 
-    :param request: the request to answer, if one was read.
-    :param closing: set when the server is about to close. Nothing may wait longer than for this.
+    :param request: the request to respond to, if one was read.
+    :param closing: set when the server shuts down. A response must not wait for longer.
     """
 
     def __init__(self, sock: socket.socket, closing: threading.Event) -> None:
@@ -73,15 +73,15 @@ class Wire:
         self.sock.sendall(data)
 
     def start_tls(self, context: ssl.SSLContext) -> None:
-        """Speak TLS from here on, as after the answer to a ``CONNECT``."""
-        # The handshake comes after the assignment, so that the server can end it when it closes.
+        """Switch to TLS, e.g. after the response to a ``CONNECT``."""
+        # Assign before the handshake, so that the server can end the handshake when it shuts down.
         self.sock = tls = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
         if self.closing.is_set():
             raise ConnectionAbortedError
         tls.do_handshake()
 
     def read(self) -> bytes | None:
-        """Read one request with its body; ``None`` if the other side has nothing to ask, or does not speak HTTP."""
+        """Read one request with its body; ``None`` if the client closed the connection or does not speak HTTP."""
         raw = b""
         while b"\r\n\r\n" not in raw:
             data = self.sock.recv(65536)
@@ -89,7 +89,7 @@ class Wire:
                 return None
             raw += data
             if not raw[:1].isalpha():  # TLS, most likely
-                self.send(answer(400, "This server speaks HTTP."))
+                self.send(response(400, "This server speaks HTTP."))
                 return None
         length = int(_headers(raw).get("Content-Length", 0))
         while len(raw.partition(b"\r\n\r\n")[2]) < length:
@@ -102,23 +102,25 @@ class Wire:
 
 class Loopback:
     """
-    The server, on a free port. A context manager: leaving it ends all connections at once, and whatever hangs on them.
+    The server, on a free port. A context manager: leaving it closes all connections at once.
 
-    :param answers: the script.
-    :param tls: speak TLS with this context.
-    :param at_once: answer connections and not requests: each as soon as it stands, before anything is asked on it.
+    :param responses: the script.
+    :param tls: serve TLS with this context.
+    :param respond_on_connect: respond to each connection as soon as it is accepted, without reading a request.
     """
 
-    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None, at_once: bool = False) -> None:
+    def __init__(
+        self, *responses: Response, tls: ssl.SSLContext | None = None, respond_on_connect: bool = False
+    ) -> None:
         self.requests: list[Request] = []
         self.connections = 0
-        self._answers = answers
+        self._responses = responses
         self._tls = tls
-        self._at_once = at_once
-        self._answered = 0
+        self.respond_on_connect_ = respond_on_connect
+        self._response_count = 0
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._wires: dict[Wire, threading.Thread] = {}
+        self._connections: dict[ServerConnection, threading.Thread] = {}
         self._errors: list[Exception] = []
 
     @property
@@ -140,11 +142,11 @@ class Loopback:
         self._woken.close()
         self._listener.close()
         with self._lock:
-            left = dict(self._wires)
-        for wire, thread in left.items():
+            left = dict(self._connections)
+        for connection, thread in left.items():
             with contextlib.suppress(OSError):
                 # shutdown() of a TLS socket would forget the TLS while another thread reads from it.
-                socket.socket.shutdown(wire.sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
             _join(thread)
         if self._errors and kind is None:
             raise self._errors[0]
@@ -156,64 +158,64 @@ class Loopback:
                 return
             sock, _ = self._listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire = Wire(sock, self._closing)
-            thread = threading.Thread(target=self._serve, args=(wire, self.connections), daemon=True)
+            connection = ServerConnection(sock, self._closing)
+            thread = threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True)
             self.connections += 1
             with self._lock:
-                self._wires[wire] = thread
+                self._connections[connection] = thread
             thread.start()
 
-    def _serve(self, wire: Wire, connection: int) -> None:
+    def _serve(self, connection: ServerConnection, connection_number: int) -> None:
         try:
             if self._tls:
-                wire.start_tls(self._tls)
-            if self._at_once:
-                self._answer(wire)
+                connection.start_tls(self._tls)
+            if self.respond_on_connect_:
+                self._respond(connection)
                 return
-            while (raw := wire.read()) and self._answer(wire, raw, connection):
+            while (raw := connection.read()) and self._respond(connection, raw, connection_number):
                 pass
         except OSError:
-            pass  # The other side left, or the server closes.
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the script is told where the server is left
+            pass  # The client disconnected, or the server shuts down.
+        except Exception as error:  # noqa: BLE001 - a bug in the script is raised when the server is left
             self._errors.append(error)
         finally:
             with self._lock:
-                self._wires.pop(wire)
-            wire.sock.close()
+                self._connections.pop(connection)
+            connection.sock.close()
 
-    def _answer(self, wire: Wire, raw: bytes | None = None, connection: int = 0) -> bool:
-        """Answer, and tell whether the connection stays open."""
+    def _respond(self, connection: ServerConnection, raw: bytes | None = None, connection_number: int = 0) -> bool:
+        """Send the next response; return whether the connection stays open."""
         with self._lock:
-            number = self._answered
-            self._answered += 1
+            number = self._response_count
+            self._response_count += 1
             if raw is not None:
                 method, target, _ = raw.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
                 body = raw.partition(b"\r\n\r\n")[2]
-                wire.request = Request(number, connection, method, target, _headers(raw), body, raw)
-                self.requests.append(wire.request)
-        what = self._answers[min(number, len(self._answers) - 1)]
-        data = what if isinstance(what, bytes) else what(wire)
+                connection.request = Request(number, connection_number, method, target, _headers(raw), body, raw)
+                self.requests.append(connection.request)
+        next_response = self._responses[min(number, len(self._responses) - 1)]
+        data = next_response if isinstance(next_response, bytes) else next_response(connection)
         if data is None:
             return False
-        wire.send(data)
+        connection.send(data)
         return b"\r\nconnection: close\r\n" not in data.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
 
 
 class ByPath:
-    """An answer by what is asked for: the last segment of the path decides which script is gone on with."""
+    """One script for each endpoint: the last segment of the path selects it."""
 
-    def __init__(self, **scripts: list[Answer]) -> None:
+    def __init__(self, **scripts: list[Response]) -> None:
         self._scripts = scripts
 
-    def __call__(self, wire: Wire) -> bytes | None:
-        assert wire.request is not None
-        script = self._scripts[wire.request.target.partition("?")[0].rpartition("/")[2]]
-        what = script.pop(0) if len(script) > 1 else script[0]
-        return what if isinstance(what, bytes) else what(wire)
+    def __call__(self, connection: ServerConnection) -> bytes | None:
+        assert connection.request is not None
+        script = self._scripts[connection.request.target.partition("?")[0].rpartition("/")[2]]
+        next_response = script.pop(0) if len(script) > 1 else script[0]
+        return next_response if isinstance(next_response, bytes) else next_response(connection)
 
 
-def answer(status: int, body: str | bytes = b"", **headers: str) -> bytes:
-    """Write an answer. An underscore in the name of a header stands for a hyphen; an empty one is left out."""
+def response(status: int, body: str | bytes = b"", **headers: str) -> bytes:
+    """Build a response. An underscore in a header name becomes a hyphen; a header with an empty value is omitted."""
     if isinstance(body, str):
         body = body.encode()
     headers = {"Content_Length": str(len(body))} | headers
@@ -222,91 +224,91 @@ def answer(status: int, body: str | bytes = b"", **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def json_answer(content: Any, status: int = 200, **headers: str) -> bytes:
-    return answer(status, json.dumps(content), Content_Type="application/json", **headers)
+def json_response(content: Any, status: int = 200, **headers: str) -> bytes:
+    return response(status, json.dumps(content), Content_Type="application/json", **headers)
 
 
-def report(status: str, error_count: int = 0, job_id: str = "12345") -> bytes:
-    """Write the answer to a status call."""
-    return json_answer({"Id": job_id, "Status": status, "ErrorCount": error_count})
+def status_response(status: str, error_count: int = 0, job_id: str = "12345") -> bytes:
+    """Build the response of the status endpoint."""
+    return json_response({"Id": job_id, "Status": status, "ErrorCount": error_count})
 
 
 def gzipped(body: bytes, status: int = 200) -> bytes:
-    return answer(status, gzip.compress(body), Content_Encoding="gzip", Content_Type="application/json")
+    return response(status, gzip.compress(body), Content_Encoding="gzip", Content_Type="application/json")
 
 
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
-    """Write an answer in chunks."""
-    head = answer(200, Content_Length="", Transfer_Encoding="chunked", Content_Type="application/json")
+    """Build a response with ``Transfer-Encoding: chunked``."""
+    head = response(200, Content_Length="", Transfer_Encoding="chunked", Content_Type="application/json")
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end
 
 
-def cut(data: bytes = b"") -> Answer:
-    """Send this much, then end the connection."""
+def cut(data: bytes = b"") -> Response:
+    """Send this data, then close the connection."""
 
-    def act(wire: Wire) -> None:
-        wire.send(data)
-
-    return act
-
-
-def reset(data: bytes = b"") -> Answer:
-    """Send this much, then reset the connection."""
-
-    def act(wire: Wire) -> None:
-        wire.send(data)
-        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def act(connection: ServerConnection) -> None:
+        connection.send(data)
 
     return act
 
 
-def hang(data: bytes = b"") -> Answer:
-    """Send this much, and then nothing more."""
+def reset(data: bytes = b"") -> Response:
+    """Send this data, then reset the connection."""
 
-    def act(wire: Wire) -> None:
-        wire.send(data)
-        wire.closing.wait()
+    def act(connection: ServerConnection) -> None:
+        connection.send(data)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     return act
 
 
-def drip(data: bytes, start: int = 0, every: float = 0.05) -> Answer:
-    """Send what comes before ``start`` at once, and the rest byte by byte, with a pause before each."""
+def hang(data: bytes = b"") -> Response:
+    """Send this data, then stay silent with the connection open."""
 
-    def act(wire: Wire) -> bytes | None:
-        wire.send(data[:start])
+    def act(connection: ServerConnection) -> None:
+        connection.send(data)
+        connection.closing.wait()
+
+    return act
+
+
+def drip(data: bytes, start: int = 0, every: float = 0.05) -> Response:
+    """Send everything before ``start`` at once, and the rest byte by byte, with a pause before each byte."""
+
+    def act(connection: ServerConnection) -> bytes | None:
+        connection.send(data[:start])
         for byte in data[start:]:
-            if wire.closing.wait(every):
+            if connection.closing.wait(every):
                 return None
-            wire.send(bytes([byte]))
+            connection.send(bytes([byte]))
         return b""
 
     return act
 
 
-def late(data: bytes, after: float) -> Answer:
-    """Let the other side wait this many seconds for the answer."""
+def delayed(data: bytes, after: float) -> Response:
+    """Send the response after this many seconds."""
 
-    def act(wire: Wire) -> bytes | None:
-        return None if wire.closing.wait(after) else data
+    def act(connection: ServerConnection) -> bytes | None:
+        return None if connection.closing.wait(after) else data
 
     return act
 
 
-def tunnel(tls: ssl.SSLContext) -> Answer:
-    """Agree to a ``CONNECT``, and then be the server behind the proxy too: what is asked next comes through TLS."""
+def tunnel(tls: ssl.SSLContext) -> Response:
+    """Accept a ``CONNECT``, then act as the server behind the proxy: later requests come through TLS."""
 
-    def act(wire: Wire) -> bytes:
-        wire.send(answer(200, Content_Length=""))
-        wire.start_tls(tls)
+    def act(connection: ServerConnection) -> bytes:
+        connection.send(response(200, Content_Length=""))
+        connection.start_tls(tls)
         return b""
 
     return act
 
 
 @contextlib.contextmanager
-def refusing() -> Iterator[str]:
-    """A URL whose port refuses connections, and is nobody else's meanwhile."""
+def refused_url() -> Iterator[str]:
+    """A URL whose port refuses connections, reserved while the context is open."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -319,4 +321,4 @@ def _headers(raw: bytes) -> Message:
 def _join(thread: threading.Thread) -> None:
     thread.join(timeout=5)
     if thread.is_alive():
-        raise RuntimeError("an answer of the script does not end when the server closes")
+        raise RuntimeError("a response of the script does not end when the server shuts down")

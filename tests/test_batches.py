@@ -1,4 +1,4 @@
-"""The contract of a wait for a batch: what became of its jobs decides how it ends, and the mode does not matter."""
+"""The contract of a wait for a batch: each event leads to the same outcome in every mode."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
 )
-from connecting import SECRET_KEY
-from listed import Jobs, Listed
-from loopback import Answer, ByPath, Loopback, answer, json_answer, report, reset
-from waiting import first_event, sent_through_airflow, wait
+from connections import SECRET_KEY
+from job_lists import JobListResponses, Jobs
+from loopback import ByPath, Loopback, Response, json_response, reset, response, status_response
+from wait_runner import first_event, run_wait, serialized_and_loaded
 
-from airflow_wasabi_jobs.api import batches, errors
-from airflow_wasabi_jobs.api.calls import Call
-from airflow_wasabi_jobs.api.models import JobState, JobStatus
+from airflow_wasabi_jobs.api import batches, exceptions
+from airflow_wasabi_jobs.api.endpoints import Request
+from airflow_wasabi_jobs.api.models import JobStatus, JobSummary
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
 
 BATCH = "2026-11"
-in_each_mode = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
+every_mode = pytest.mark.parametrize("mode", ["poke", "reschedule", "deferrable"])
 
 
 def jobs(count: int, status: str = "completed", prefix: str = "job") -> Jobs:
@@ -39,324 +39,351 @@ def jobs(count: int, status: str = "completed", prefix: str = "job") -> Jobs:
 RUNNING = jobs(2) | jobs(1, "in_progress", "slow")
 COMPLETED = jobs(2) | jobs(1, "completed", "slow")
 FAILED = COMPLETED | {"bad-1": "failed", "bad-2": "cancelled"}
-REASONS = {
+ERROR_REPORTS = {
     "bad-1": {"Status": "failed", "ErrorCode": "NO_SPEECH_MODEL"},
     "bad-2": {"Status": "cancelled", "ErrorCode": ""},
 }
-found = pytest.mark.parametrize(
+at_first_and_later_poll = pytest.mark.parametrize(
     "before",
     [
-        pytest.param([], id="at-first-look"),
-        pytest.param([RUNNING], id="later"),
-        pytest.param([{}, RUNNING], id="from-the-beginning"),
+        pytest.param([], id="first-poll"),
+        pytest.param([RUNNING], id="second-poll"),
+        pytest.param([{}, RUNNING], id="from-an-empty-batch"),
     ],
 )
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch, connect: Any) -> Any:
-    """Wait for a batch whose API answers by a script."""
+def wait_for(monkeypatch: pytest.MonkeyPatch, set_connection: Any) -> Any:
+    """Run a wait for a batch against scripted responses."""
 
-    def wait_for(mode: str, listed: Answer, **arguments: Any) -> Any:
-        with Loopback(listed) as server:
-            connect(server.url)
-            return wait(monkeypatch, mode, kind=WasabiBatchSensor, **{"batch": BATCH, **arguments})
+    def run(mode: str, responses: Response, **arguments: Any) -> Any:
+        with Loopback(responses) as server:
+            set_connection(server.url)
+            return run_wait(monkeypatch, mode, kind=WasabiBatchSensor, **{"batch": BATCH, **arguments})
 
-    return wait_for
+    return run
 
 
-def ended(counts: dict[str, int], *failures: str, more: int = 0) -> dict[str, Any]:
+def batch_xcom(counts: dict[str, int], *failures: str, more: int = 0) -> dict[str, Any]:
     return {"batch": BATCH, "counts": counts, "failures": list(failures), "more_failures": more}
 
 
-@in_each_mode
+@every_mode
 class TestWait:
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize("fail_fast", [True, False])
-    def test_all_completed(self, waits: Any, mode: str, before: list[Jobs], fail_fast: bool) -> None:
-        listed = Listed(*before, COMPLETED)
+    def test_all_completed(self, wait_for: Any, mode: str, before: list[Jobs], fail_fast: bool) -> None:
+        responses = JobListResponses(*before, COMPLETED)
 
-        assert waits(mode, listed, fail_fast=fail_fast) == ended({"completed": 3})
-        assert listed.looks == len(before) + 1
+        assert wait_for(mode, responses, fail_fast=fail_fast) == batch_xcom({"completed": 3})
+        assert responses.polls == len(before) + 1
 
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize("max_failures", [2, 3])
-    def test_some_may_fail(self, waits: Any, mode: str, before: list[Jobs], max_failures: int) -> None:
-        xcom = waits(mode, Listed(*before, FAILED), max_failures=max_failures)
-
-        assert xcom == ended({"completed": 3, "failed": 1, "cancelled": 1}, "bad-1", "bad-2")
-
-    @found
-    @pytest.mark.parametrize(("max_failures", "fail_fast"), [(0, True), (1, True), (0, False), (1, False)])
-    def test_too_many_failed(
-        self, waits: Any, mode: str, before: list[Jobs], max_failures: int, fail_fast: bool
+    def test_failures_within_max_failures(
+        self, wait_for: Any, mode: str, before: list[Jobs], max_failures: int
     ) -> None:
-        listed = Listed(*before, FAILED, reasons=REASONS)
-        with pytest.raises(WasabiBatchFailed) as caught:
-            waits(mode, listed, max_failures=max_failures, fail_fast=fail_fast)
+        xcom = wait_for(mode, JobListResponses(*before, FAILED), max_failures=max_failures)
 
-        told = str(caught.value)
+        assert xcom == batch_xcom({"completed": 3, "failed": 1, "cancelled": 1}, "bad-1", "bad-2")
+
+    @at_first_and_later_poll
+    @pytest.mark.parametrize(("max_failures", "fail_fast"), [(0, True), (1, True), (0, False), (1, False)])
+    def test_too_many_failures(
+        self, wait_for: Any, mode: str, before: list[Jobs], max_failures: int, fail_fast: bool
+    ) -> None:
+        responses = JobListResponses(*before, FAILED, error_reports=ERROR_REPORTS)
+        with pytest.raises(WasabiBatchFailed) as caught:
+            wait_for(mode, responses, max_failures=max_failures, fail_fast=fail_fast)
+
+        message = str(caught.value)
         assert isinstance(caught.value, AirflowFailException)  # which Airflow does not retry
-        assert told.startswith("Batch '2026-11' on connection 'wasabi_default': ")
-        assert "bad-1 (NO_SPEECH_MODEL)" in told
-        assert f"max_failures is {max_failures}" in told
-        assert listed.looks == len(before) + 1
+        assert message.startswith("Batch '2026-11' (connection 'wasabi_default'): ")
+        assert "bad-1 (NO_SPEECH_MODEL)" in message
+        assert f", more than max_failures={max_failures}: " in message
+        assert responses.polls == len(before) + 1
 
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
-    def test_too_many_failed_skips(self, waits: Any, mode: str, flag: str) -> None:
+    def test_too_many_failures_are_skipped_with_soft_fail_or_never_fail(
+        self, wait_for: Any, mode: str, flag: str
+    ) -> None:
         with pytest.raises(AirflowSkipException, match=r"bad-1 \(NO_SPEECH_MODEL\)") as caught:
-            waits(mode, Listed(RUNNING, FAILED, reasons=REASONS), **{flag: True})
+            wait_for(mode, JobListResponses(RUNNING, FAILED, error_reports=ERROR_REPORTS), **{flag: True})
 
         assert flag in str(caught.value)
         assert isinstance(caught.value.__cause__, WasabiBatchFailed)
 
-    def test_it_fails_while_others_run(self, waits: Any, mode: str) -> None:
+    def test_fail_fast_does_not_wait_for_running_jobs(self, wait_for: Any, mode: str) -> None:
         with pytest.raises(WasabiBatchFailed, match="1 job failed or was cancelled"):
-            waits(mode, Listed(RUNNING, RUNNING | {"bad-1": "failed"}, reasons=REASONS))
+            wait_for(mode, JobListResponses(RUNNING, RUNNING | {"bad-1": "failed"}, error_reports=ERROR_REPORTS))
 
-    def test_it_waits_for_the_others_if_told_so(self, waits: Any, mode: str) -> None:
-        listed = Listed(RUNNING | {"bad-1": "failed"}, RUNNING | {"bad-1": "failed"}, FAILED, reasons=REASONS)
-        with pytest.raises(WasabiBatchFailed, match=r"2 jobs failed.*bad-1 \(NO_SPEECH_MODEL\), bad-2 \(cancelled\)"):
-            waits(mode, listed, fail_fast=False)
+    def test_without_fail_fast_all_jobs_finish_first(self, wait_for: Any, mode: str) -> None:
+        responses = JobListResponses(
+            RUNNING | {"bad-1": "failed"}, RUNNING | {"bad-1": "failed"}, FAILED, error_reports=ERROR_REPORTS
+        )
+        with pytest.raises(
+            WasabiBatchFailed, match=r"2 of 5 jobs failed.*job bad-1 \(NO_SPEECH_MODEL\), job bad-2 \(cancelled\)\. Not"
+        ):
+            wait_for(mode, responses, fail_fast=False)
 
-        assert listed.looks == 3
+        assert responses.polls == 3
 
-    def test_ten_are_named(self, waits: Any, mode: str) -> None:
-        bad = jobs(12, "failed", "bad")
-        reasons = {job_id: {"Status": "failed", "ErrorCode": "INTERNAL_ERROR"} for job_id in bad}
-        listed = Listed(COMPLETED | bad, reasons=reasons)
-        with pytest.raises(WasabiBatchFailed, match=r"12 jobs failed.*bad-9 \(INTERNAL_ERROR\) and 2 more") as caught:
-            waits(mode, listed, fail_fast=False)
+    @at_first_and_later_poll
+    def test_message_names_the_files_of_failed_jobs(self, wait_for: Any, mode: str, before: list[Jobs]) -> None:
+        responses = JobListResponses(*before, FAILED, error_reports=ERROR_REPORTS, with_sources=True)
+        with pytest.raises(WasabiBatchFailed) as caught:
+            wait_for(mode, responses, fail_fast=False)
+
+        assert (
+            "2 of 5 jobs failed or were cancelled, more than max_failures=0: "
+            "s3://media/bad-1.mp4 (job bad-1, NO_SPEECH_MODEL), s3://media/bad-2.mp4 (job bad-2, cancelled). "
+        ) in str(caught.value)
+
+    def test_message_names_ten_failed_jobs(self, wait_for: Any, mode: str) -> None:
+        failed = jobs(12, "failed", "bad")
+        error_reports = {job_id: {"Status": "failed", "ErrorCode": "INTERNAL_ERROR"} for job_id in failed}
+        responses = JobListResponses(COMPLETED | failed, error_reports=error_reports)
+        with pytest.raises(
+            WasabiBatchFailed, match=r"12 of 15 jobs failed.*job bad-9 \(INTERNAL_ERROR\) and 2 more"
+        ) as caught:
+            wait_for(mode, responses, fail_fast=False)
 
         assert str(caught.value).count("INTERNAL_ERROR") == 10
 
-    @pytest.mark.parametrize("why", [answer(500), answer(403), answer(200, "<html>"), reset()])
-    def test_the_verdict_stands_without_reasons(self, waits: Any, mode: str, why: Any) -> None:
-        class Unexplained(Listed):
-            def __call__(self, wire: Any) -> bytes | None:
-                if wire.request.target.endswith("/errors"):
-                    return why if isinstance(why, bytes) else why(wire)
-                return super().__call__(wire)
+    @pytest.mark.parametrize("errors_response", [response(500), response(403), response(200, "<html>"), reset()])
+    def test_failure_without_error_codes(self, wait_for: Any, mode: str, errors_response: Any) -> None:
+        class WithoutErrorCodes(JobListResponses):
+            def __call__(self, connection: Any) -> bytes | None:
+                if connection.request.target.endswith("/errors"):
+                    return errors_response if isinstance(errors_response, bytes) else errors_response(connection)
+                return super().__call__(connection)
 
-        with pytest.raises(WasabiBatchFailed, match=r"max_failures is 0: bad-1\b(?! \()"):
-            waits(mode, Unexplained(FAILED))
+        with pytest.raises(WasabiBatchFailed, match=r"max_failures=0: job bad-1\b(?! \()"):
+            wait_for(mode, WithoutErrorCodes(FAILED))
 
-    def test_an_empty_batch_is_waited_for(self, waits: Any, mode: str) -> None:
-        listed = Listed({}, {}, {}, COMPLETED)
+    def test_empty_batch_continues_the_wait(self, wait_for: Any, mode: str) -> None:
+        responses = JobListResponses({}, {}, {}, COMPLETED)
 
-        assert waits(mode, listed) == ended({"completed": 3})
-        assert listed.looks == 4
+        assert wait_for(mode, responses) == batch_xcom({"completed": 3})
+        assert responses.polls == 4
 
-    def test_it_waits_for_as_many_jobs_as_are_expected(self, waits: Any, mode: str) -> None:
-        listed = Listed(jobs(2), jobs(2), jobs(3, "in_progress"), jobs(4), jobs(5))
+    def test_expected_jobs(self, wait_for: Any, mode: str) -> None:
+        responses = JobListResponses(jobs(2), jobs(2), jobs(3, "in_progress"), jobs(4), jobs(5))
 
-        assert waits(mode, listed, expected_jobs=5) == ended({"completed": 5})
-        assert listed.looks == 5
+        assert wait_for(mode, responses, expected_jobs=5) == batch_xcom({"completed": 5})
+        assert responses.polls == 5
 
-    def test_more_jobs_than_expected_count(self, waits: Any, mode: str) -> None:
-        assert waits(mode, Listed(jobs(7)), expected_jobs=5) == ended({"completed": 7})
+    def test_more_jobs_than_expected(self, wait_for: Any, mode: str) -> None:
+        assert wait_for(mode, JobListResponses(jobs(7)), expected_jobs=5) == batch_xcom({"completed": 7})
 
-    def test_only_jobs_of_exactly_that_batch_count(self, waits: Any, mode: str) -> None:
-        others = jobs(120, "in_progress", "other") | jobs(120, "failed", "broken")
+    def test_jobs_of_other_batches_are_ignored(self, wait_for: Any, mode: str) -> None:
+        other_jobs = jobs(120, "in_progress", "other") | jobs(120, "failed", "broken")
 
-        assert waits(mode, Listed(RUNNING, COMPLETED, others=others)) == ended({"completed": 3})
+        assert wait_for(mode, JobListResponses(RUNNING, COMPLETED, other_jobs=other_jobs)) == batch_xcom(
+            {"completed": 3}
+        )
 
-    def test_others_alone_are_no_batch(self, waits: Any, mode: str) -> None:
-        with pytest.raises(AirflowSensorTimeout, match="when last seen it was without a job yet"):
-            waits(mode, Listed({}, others=jobs(3, "completed", "other")), timeout=0.3)
+    def test_jobs_of_other_batches_only_is_an_empty_batch(self, wait_for: Any, mode: str) -> None:
+        with pytest.raises(AirflowSensorTimeout, match=r"\(last status: no jobs found yet\)"):
+            wait_for(mode, JobListResponses({}, other_jobs=jobs(3, "completed", "other")), timeout=0.3)
 
-    def test_ids_of_failures_are_limited(self, waits: Any, mode: str) -> None:
-        xcom = waits(mode, Listed(jobs(130, "failed", "bad") | COMPLETED), max_failures=130)
+    def test_xcom_has_at_most_100_failures(self, wait_for: Any, mode: str) -> None:
+        xcom = wait_for(mode, JobListResponses(jobs(130, "failed", "bad") | COMPLETED), max_failures=130)
 
-        assert xcom == ended({"completed": 3, "failed": 130}, *[f"bad-{number}" for number in range(100)], more=30)
+        assert xcom == batch_xcom({"completed": 3, "failed": 130}, *[f"bad-{number}" for number in range(100)], more=30)
 
-    @found
-    @pytest.mark.parametrize("trouble", [answer(429), answer(503), reset()], ids=["429", "503", "reset"])
-    def test_what_passes_ends_nothing(
-        self, waits: Any, monkeypatch: Any, mode: str, before: list[Jobs], trouble: Any
+    @at_first_and_later_poll
+    @pytest.mark.parametrize("fault", [response(429), response(503), reset()], ids=["429", "503", "reset"])
+    def test_transient_error_does_not_end_the_wait(
+        self, wait_for: Any, monkeypatch: Any, mode: str, before: list[Jobs], fault: Any
     ) -> None:
-        monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.SHORTEST_PAUSE", 0.05)
-        listed = Listed(*before, *[COMPLETED] * 8, trouble=dict.fromkeys((0, 3, 6, 9), trouble))
+        monkeypatch.setattr("airflow_wasabi_jobs.polling.rate_limiter.MIN_PAUSE_SECONDS", 0.05)
+        responses = JobListResponses(*before, *[COMPLETED] * 8, faults=dict.fromkeys((0, 3, 6, 9), fault))
 
-        assert waits(mode, listed) == ended({"completed": 3})
+        assert wait_for(mode, responses) == batch_xcom({"completed": 3})
 
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail", "silent_fail"])
-    def test_what_passes_is_never_skipped(self, waits: Any, mode: str, flag: str) -> None:
-        listed = Listed(RUNNING, *[COMPLETED] * 8, trouble=dict.fromkeys((0, 3, 6, 9), answer(500)))
+    def test_transient_error_is_never_skipped(self, wait_for: Any, mode: str, flag: str) -> None:
+        responses = JobListResponses(RUNNING, *[COMPLETED] * 8, faults=dict.fromkeys((0, 3, 6, 9), response(500)))
 
-        assert waits(mode, listed, **{flag: True}) == ended({"completed": 3})
+        assert wait_for(mode, responses, **{flag: True}) == batch_xcom({"completed": 3})
 
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize(
-        ("trouble", "error"),
+        ("fault", "error"),
         [
-            pytest.param(answer(401), errors.Unauthorized, id="401"),
-            pytest.param(answer(403), errors.Forbidden, id="403"),
-            pytest.param(answer(404), errors.NotFound, id="404"),
-            pytest.param(answer(302, Location="http://127.0.0.2/"), errors.Redirected, id="302"),
-            pytest.param(answer(200, "<html>"), errors.UnexpectedAnswer, id="html"),
-            pytest.param(json_answer({"Jobs": []}), errors.UnexpectedAnswer, id="no-records"),
+            pytest.param(response(401), exceptions.AuthenticationError, id="401"),
+            pytest.param(response(403), exceptions.PermissionDeniedError, id="403"),
+            pytest.param(response(404), exceptions.NotFoundError, id="404"),
+            pytest.param(response(302, Location="http://127.0.0.2/"), exceptions.RedirectError, id="302"),
+            pytest.param(response(200, "<html>"), exceptions.InvalidResponseError, id="html"),
+            pytest.param(json_response({"Jobs": []}), exceptions.InvalidResponseError, id="no-records"),
             pytest.param(
-                json_answer({"Records": [{"Id": "1", "Status": "paused", "Batch": BATCH}]}),
-                errors.UnexpectedAnswer,
+                json_response({"Records": [{"Id": "1", "Status": "paused", "Batch": BATCH}]}),
+                exceptions.InvalidResponseError,
                 id="unknown-status",
             ),
         ],
     )
-    def test_an_error_must_be_seen(self, waits: Any, mode: str, before: list[Jobs], trouble: bytes, error: Any) -> None:
-        at = 0 if not before else 5 * len(before) + (1 if before[0] == {} else 0)
-        listed = Listed(*before, COMPLETED, trouble=dict.fromkeys(range(at, 99), trouble))
-        with pytest.raises(errors.AirError, match="'wasabi_default'") as caught:
-            waits(mode, listed, soft_fail=True)
+    def test_permanent_error(self, wait_for: Any, mode: str, before: list[Jobs], fault: bytes, error: Any) -> None:
+        first_fault = 0 if not before else 5 * len(before) + (1 if before[0] == {} else 0)
+        responses = JobListResponses(*before, COMPLETED, faults=dict.fromkeys(range(first_fault, 99), fault))
+        with pytest.raises(exceptions.WasabiApiError, match="'wasabi_default'") as caught:
+            wait_for(mode, responses, soft_fail=True)
 
         assert type(caught.value) is error
         assert not isinstance(caught.value, AirflowException)  # which a deferred sensor with soft_fail would skip
 
-    def test_an_error_skips_with_never_fail(self, waits: Any, mode: str) -> None:
+    def test_permanent_error_is_skipped_with_never_fail(self, wait_for: Any, mode: str) -> None:
         with pytest.raises(AirflowSkipException) as caught:
-            waits(mode, Listed(COMPLETED, trouble={0: answer(403)}), never_fail=True)
+            wait_for(mode, JobListResponses(COMPLETED, faults={0: response(403)}), never_fail=True)
 
-        assert type(caught.value.__cause__) is errors.Forbidden
+        assert type(caught.value.__cause__) is exceptions.PermissionDeniedError
 
-    def test_silent_fail_waits_on(self, waits: Any, mode: str) -> None:
-        listed = Listed(COMPLETED, trouble={0: answer(403), 1: answer(404)})
+    def test_silent_fail_continues_the_wait_after_a_permanent_error(self, wait_for: Any, mode: str) -> None:
+        responses = JobListResponses(COMPLETED, faults={0: response(403), 1: response(404)})
 
-        assert waits(mode, listed, silent_fail=True) == ended({"completed": 3})
+        assert wait_for(mode, responses, silent_fail=True) == batch_xcom({"completed": 3})
 
     @pytest.mark.parametrize("status", ["paused", "Completed"])
-    def test_an_unknown_status_of_another_batch_does_not_matter(self, waits: Any, mode: str, status: str) -> None:
-        assert waits(mode, Listed(COMPLETED, others={"other": status})) == ended({"completed": 3})
+    def test_unknown_status_of_another_batch_is_ignored(self, wait_for: Any, mode: str, status: str) -> None:
+        assert wait_for(mode, JobListResponses(COMPLETED, other_jobs={"other": status})) == batch_xcom({"completed": 3})
 
-    def test_time_out(self, waits: Any, mode: str) -> None:
-        with pytest.raises(AirflowSensorTimeout, match=r"Batch '2026-11' on connection .* it was running"):
-            waits(mode, Listed(RUNNING), timeout=0.5)
+    def test_timeout(self, wait_for: Any, mode: str) -> None:
+        with pytest.raises(
+            AirflowSensorTimeout, match=r"Batch '2026-11' \(connection .*\) did not finish .*\(last status: running\)"
+        ):
+            wait_for(mode, JobListResponses(RUNNING), timeout=0.5)
 
-    def test_time_out_skips(self, waits: Any, mode: str) -> None:
+    def test_timeout_is_skipped_with_soft_fail(self, wait_for: Any, mode: str) -> None:
         with pytest.raises(AirflowSkipException, match=r"Batch '2026-11'.* timeout"):
-            waits(mode, Listed(RUNNING), timeout=0.3, soft_fail=True)
+            wait_for(mode, JobListResponses(RUNNING), timeout=0.3, soft_fail=True)
 
     @pytest.mark.parametrize("batch", ["", "  ", "None", None, 5, ["a"], "x" * 257])
-    def test_batch_that_rendered_to_nothing(self, monkeypatch: Any, connect: Any, mode: str, batch: Any) -> None:
-        connect("http://127.0.0.1:1")
-        made = WasabiBatchSensor.execute
+    def test_invalid_rendered_batch(self, monkeypatch: Any, set_connection: Any, mode: str, batch: Any) -> None:
+        set_connection("http://127.0.0.1:1")
+        execute = WasabiBatchSensor.execute
 
-        def rendered(sensor: WasabiBatchSensor, context: Any) -> Any:
+        def execute_with_rendered_value(sensor: WasabiBatchSensor, context: Any) -> Any:
             sensor.batch = batch
-            return made(sensor, context)
+            return execute(sensor, context)
 
-        monkeypatch.setattr(WasabiBatchSensor, "execute", rendered)
+        monkeypatch.setattr(WasabiBatchSensor, "execute", execute_with_rendered_value)
         with pytest.raises(ValueError, match=r"^batch of task 'wait' "):
-            wait(monkeypatch, mode, kind=WasabiBatchSensor, batch="{{ params.batch }}", silent_fail=True)
+            run_wait(monkeypatch, mode, kind=WasabiBatchSensor, batch="{{ params.batch }}", silent_fail=True)
 
-    def test_keys_never_reach_a_log(self, waits: Any, caplog: Any, mode: str) -> None:
+    def test_keys_are_never_logged(self, wait_for: Any, caplog: Any, mode: str) -> None:
         caplog.set_level(logging.DEBUG)
-        echo = json_answer({"Error": f"{SECRET_KEY} is not known"}, 503)
-        why = {"bad-1": {"Status": "failed", "ErrorCode": SECRET_KEY}}
+        echo = json_response({"Error": f"{SECRET_KEY} is not known"}, 503)
+        errors_response = {"bad-1": {"Status": "failed", "ErrorCode": SECRET_KEY}}
         with pytest.raises(WasabiBatchFailed) as caught:
-            waits(mode, Listed(RUNNING | {"bad-1": "failed"}, trouble={0: echo}, reasons=why))
+            wait_for(
+                mode, JobListResponses(RUNNING | {"bad-1": "failed"}, faults={0: echo}, error_reports=errors_response)
+            )
 
         assert SECRET_KEY not in f"{caplog.text}{caught.value!r}"
 
 
-class TestConclusion:
-    """The end is only concluded from two whole lists in a row that are alike."""
+class TestFinished:
+    """A batch is finished when two consecutive complete lists agree."""
 
     @staticmethod
-    def look(*pages: list[JobState], expected: int | None = None) -> Any:
-        """Drive one look with these pages of the whole list, all other lists being empty."""
-        whole = list(pages)
-        asking = batches.look(BATCH, expected_jobs=expected, max_failures=0, fail_fast=True)
-        call: Call[Any] = next(asking)
+    def poll(*pages: list[JobSummary], expected: int | None = None) -> Any:
+        """Run one poll with these pages of the complete list; all lists by status are empty."""
+        pages_left = list(pages)
+        poll = batches.poll_batch(BATCH, expected_jobs=expected, max_failures=0, fail_fast=True)
+        request: Request[Any] = next(poll)
         try:
             while True:
-                call = asking.send([] if "status=" in call.path else whole.pop(0))
+                request = poll.send([] if "status=" in request.path else pages_left.pop(0))
         except StopIteration as end:
-            assert not whole
+            assert not pages_left
             return end.value
 
     @staticmethod
-    def page(**listed: str) -> list[JobState]:
-        return [JobState(job_id, JobStatus(status), batch=BATCH) for job_id, status in listed.items()]
+    def page(**statuses: str) -> list[JobSummary]:
+        return [JobSummary(job_id, JobStatus(status), batch=BATCH) for job_id, status in statuses.items()]
 
-    def test_two_lists_that_are_alike(self) -> None:
+    def test_two_equal_lists_finish_the_batch(self) -> None:
         page = self.page(a="completed", b="completed")
 
-        assert self.look(page, page).is_over
+        assert self.poll(page, page).is_finished
 
     @pytest.mark.parametrize(
-        "second",
+        "second_list",
         [
             {"a": "completed"},
             {"a": "completed", "b": "completed", "c": "completed"},
             {"a": "completed", "c": "completed"},
         ],
-        ids=["one-less", "one-more", "another"],
+        ids=["job-missing", "job-added", "job-replaced"],
     )
-    def test_two_lists_that_differ(self, second: dict[str, str]) -> None:
-        assert not self.look(self.page(a="completed", b="completed"), self.page(**second)).is_over
+    def test_two_different_lists_do_not_finish_the_batch(self, second_list: dict[str, str]) -> None:
+        assert not self.poll(self.page(a="completed", b="completed"), self.page(**second_list)).is_finished
 
-    def test_a_job_that_began_between_the_lists(self) -> None:
-        assert not self.look(self.page(a="completed", b="submitted")).is_over
+    def test_new_unfinished_job_does_not_finish_the_batch(self) -> None:
+        assert not self.poll(self.page(a="completed", b="submitted")).is_finished
 
-    def test_too_few_jobs_take_one_list_only(self) -> None:
-        assert not self.look(self.page(a="completed"), expected=2).is_over
+    def test_too_few_jobs_need_one_list_only(self) -> None:
+        assert not self.poll(self.page(a="completed"), expected=2).is_finished
 
-    def test_a_job_that_is_on_two_pages_counts_once(self) -> None:
-        many = {f"job-{number}": "completed" for number in range(100)}
-        pages = [self.page(**many), self.page(**{"job-99": "completed", "job-100": "completed"})]
+    def test_job_on_two_pages_counts_once(self) -> None:
+        statuses = {f"job-{number}": "completed" for number in range(100)}
+        pages = [self.page(**statuses), self.page(**{"job-99": "completed", "job-100": "completed"})]
 
-        assert self.look(*pages, *pages).counts == {"completed": 101}
+        assert self.poll(*pages, *pages).counts == {"completed": 101}
 
-    def test_a_page_that_is_repeated_for_ever_ends_the_list(self) -> None:
+    def test_repeated_page_ends_the_list(self) -> None:
         page = self.page(**{f"job-{number}": "completed" for number in range(100)})
 
-        assert self.look(page, page, page, page).counts == {"completed": 100}
+        assert self.poll(page, page, page, page).counts == {"completed": 100}
 
 
-class TestCost:
+class TestRequestCount:
     @pytest.fixture
-    def requests_of_a_look(self, connect: Any) -> Any:
-        def look(listed: Listed, **arguments: Any) -> tuple[Any, int]:
-            with Loopback(listed) as server:
-                connect(server.url)
+    def poll_batch(self, set_connection: Any) -> Any:
+        def poll(responses: JobListResponses, **arguments: Any) -> tuple[Any, int]:
+            with Loopback(responses) as server:
+                set_connection(server.url)
                 report = WasabiJobsHook().get_batch_report(BATCH, **arguments)
-            return report, len(listed.asked)
+            return report, len(responses.requests)
 
-        return look
+        return poll
 
     @pytest.mark.parametrize("fail_fast", [True, False])
-    def test_while_jobs_run_the_batch_is_not_read(self, requests_of_a_look: Any, fail_fast: bool) -> None:
-        listed = Listed(jobs(2000) | jobs(2000, "in_progress", "slow"))
+    def test_complete_list_is_not_requested_while_jobs_run(self, poll_batch: Any, fail_fast: bool) -> None:
+        responses = JobListResponses(jobs(2000) | jobs(2000, "in_progress", "slow"))
 
-        report, count = requests_of_a_look(listed, fail_fast=fail_fast)
-        assert not report.is_over
-        assert count <= 5
+        report, request_count = poll_batch(responses, fail_fast=fail_fast)
+        assert not report.is_finished
+        assert request_count <= 5
 
-    def test_ten_thousand_jobs(self, requests_of_a_look: Any) -> None:
-        listed = Listed(jobs(9_999))
+    def test_ten_thousand_jobs(self, poll_batch: Any) -> None:
+        responses = JobListResponses(jobs(9_999))
 
-        report, count = requests_of_a_look(listed, expected_jobs=10_000)
-        assert (report.is_over, count) == (False, 105)
+        report, request_count = poll_batch(responses, expected_jobs=10_000)
+        assert (report.is_finished, request_count) == (False, 105)
 
-        # To conclude, all of them are read twice.
-        listed = Listed(jobs(9_999))
-        report, count = requests_of_a_look(listed)
-        assert (report.is_over, count) == (True, 205)
+        # The complete list is requested twice to finish the batch.
+        responses = JobListResponses(jobs(9_999))
+        report, request_count = poll_batch(responses)
+        assert (report.is_finished, request_count) == (True, 205)
 
     def test_memory(self) -> None:
-        def page(number: int) -> list[JobState]:
+        def page(number: int) -> list[JobSummary]:
             return [
-                JobState(f"{job:032}", JobStatus.COMPLETED, batch=BATCH)
+                JobSummary(f"{job:032}", JobStatus.COMPLETED, batch=BATCH)
                 for job in range(number * 100, number * 100 + 100)
             ]
 
-        asking = batches.look(BATCH, expected_jobs=None, max_failures=0, fail_fast=True)
+        poll = batches.poll_batch(BATCH, expected_jobs=None, max_failures=0, fail_fast=True)
         tracemalloc.start()
         try:
-            call = next(asking)
+            request = next(poll)
             while True:
-                number = int(re.search(r"pageNumber=(\d+)", call.path)[1]) - 1
-                call = asking.send(page(number) if "status=" not in call.path and number < 100 else [])
+                number = int(re.search(r"pageNumber=(\d+)", request.path)[1]) - 1
+                request = poll.send(page(number) if "status=" not in request.path and number < 100 else [])
         except StopIteration as end:
             _, peak = tracemalloc.get_traced_memory()
             assert end.value.counts == {"completed": 10_000}
@@ -372,28 +399,31 @@ class TestTrigger:
             **{"batch": BATCH, "wasabi_conn_id": "wasabi_default", "poke_interval": 0.02, **arguments}
         )
 
-    def test_a_batch_that_is_over_is_its_report(self, connect: Any) -> None:
-        with Loopback(Listed(RUNNING, FAILED)) as server:
-            connect(server.url)
-            event = asyncio.run(first_event(sent_through_airflow(self.trigger(max_failures=9))))
+    def test_event_of_a_finished_batch_is_its_report(self, set_connection: Any) -> None:
+        with Loopback(JobListResponses(RUNNING, FAILED)) as server:
+            set_connection(server.url)
+            event = asyncio.run(first_event(serialized_and_loaded(self.trigger(max_failures=9))))
 
         assert event.payload == {
-            "is_over": True,
-            **ended({"completed": 3, "failed": 1, "cancelled": 1}, "bad-1", "bad-2"),
+            "batch": BATCH,
+            "is_finished": True,
+            "counts": {"completed": 3, "failed": 1, "cancelled": 1},
+            "failed_jobs": [{"job_id": "bad-1", "source": None}, {"job_id": "bad-2", "source": None}],
+            "more_failures": 0,
         }
 
-    def test_an_error_travels_as_an_event(self, connect: Any) -> None:
-        with Loopback(answer(403)) as server:
-            connect(server.url)
+    def test_error_is_sent_as_an_event(self, set_connection: Any) -> None:
+        with Loopback(response(403)) as server:
+            set_connection(server.url)
             event = asyncio.run(first_event(self.trigger()))
 
         assert event.payload["batch"] == BATCH
-        assert type(errors.from_event(event.payload["error"])) is errors.Forbidden
+        assert type(exceptions.deserialize_error(event.payload["error"])) is exceptions.PermissionDeniedError
 
-    def test_it_survives_the_database(self) -> None:
-        made = self.trigger(exponential_backoff=True, max_wait=9.0, expected_jobs=7, max_failures=2, fail_fast=False)
+    def test_serialization_round_trip(self) -> None:
+        trigger = self.trigger(exponential_backoff=True, max_wait=9.0, expected_jobs=7, max_failures=2, fail_fast=False)
 
-        assert sent_through_airflow(made).serialize() == made.serialize()
+        assert serialized_and_loaded(trigger).serialize() == trigger.serialize()
 
     @pytest.mark.parametrize(
         "arguments", [{"poke_interval": 0}, {"poke_interval": -1}, {"poke_interval": 1, "max_wait": -1}]
@@ -402,97 +432,101 @@ class TestTrigger:
         with pytest.raises(ValueError, match="0 seconds"):
             self.trigger(**arguments)
 
-    def test_keys_that_change_meanwhile(self, connect: Any, monkeypatch: Any) -> None:
-        looked_up = []
-        settings_of = WasabiJobsHook._settings_of
-        monkeypatch.setattr(WasabiJobsHook, "_settings_of", lambda *of: looked_up.append(1) or settings_of(*of))
+    def test_keys_that_change_during_the_wait(self, set_connection: Any, monkeypatch: Any) -> None:
+        connection_reads = []
+        to_settings = WasabiJobsHook._to_settings
+        monkeypatch.setattr(
+            WasabiJobsHook, "_to_settings", lambda *args: connection_reads.append(1) or to_settings(*args)
+        )
 
-        class Rotated(Listed):
-            def __call__(self, wire: Any) -> bytes | None:
-                if len(self.asked) > 6 and wire.request.headers["x-amz-secret-key"] == SECRET_KEY:
-                    connect(server.url, secret_key="a-new-one")
-                    return answer(401)
-                return super().__call__(wire)
+        class RotatesKeys(JobListResponses):
+            def __call__(self, connection: Any) -> bytes | None:
+                if len(self.requests) > 6 and connection.request.headers["x-amz-secret-key"] == SECRET_KEY:
+                    set_connection(server.url, secret_key="a-new-one")
+                    return response(401)
+                return super().__call__(connection)
 
-        with Loopback(Rotated(RUNNING, RUNNING, COMPLETED)) as server:
-            connect(server.url)
+        with Loopback(RotatesKeys(RUNNING, RUNNING, COMPLETED)) as server:
+            set_connection(server.url)
             event = asyncio.run(first_event(self.trigger()))
 
         assert event.payload["counts"] == {"completed": 3}
-        assert len(looked_up) == 2
+        assert len(connection_reads) == 2
 
     @pytest.mark.filterwarnings("error")
-    def test_it_can_be_cancelled_at_any_time(self, connect: Any) -> None:
-        async def cancelled_while(seconds: float) -> None:
-            waiting = asyncio.create_task(first_event(self.trigger()))
+    def test_trigger_can_be_cancelled_at_any_time(self, set_connection: Any) -> None:
+        async def cancel_after(seconds: float) -> None:
+            task = asyncio.create_task(first_event(self.trigger()))
             await asyncio.sleep(seconds)
-            waiting.cancel()
+            task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await waiting
+                await task
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
-        with Loopback(Listed(RUNNING)) as server:
-            connect(server.url)
+        with Loopback(JobListResponses(RUNNING)) as server:
+            set_connection(server.url)
             for seconds in (0, 0.01, 0.1):
-                asyncio.run(cancelled_while(seconds))
+                asyncio.run(cancel_after(seconds))
 
-    def test_it_shares_what_the_waits_for_jobs_on_the_account_share(self, connect: Any, monkeypatch: Any) -> None:
-        looked_up = []
-        settings_of = WasabiJobsHook._settings_of
-        monkeypatch.setattr(WasabiJobsHook, "_settings_of", lambda *of: looked_up.append(1) or settings_of(*of))
+    def test_job_and_batch_triggers_share_one_poller(self, set_connection: Any, monkeypatch: Any) -> None:
+        connection_reads = []
+        to_settings = WasabiJobsHook._to_settings
+        monkeypatch.setattr(
+            WasabiJobsHook, "_to_settings", lambda *args: connection_reads.append(1) or to_settings(*args)
+        )
 
         async def both() -> list[Any]:
             job = WasabiJobTrigger("12345", "wasabi_default", 0.02)
             return await asyncio.gather(first_event(job), first_event(self.trigger()))
 
-        listed = Listed(RUNNING, COMPLETED)
-        status = [report("in_progress")] * 3 + [report("completed")]
-        with Loopback(ByPath(jobs=[listed], status=status)) as server:
-            connect(server.url)
+        responses = JobListResponses(RUNNING, COMPLETED)
+        status = [status_response("in_progress")] * 3 + [status_response("completed")]
+        with Loopback(ByPath(jobs=[responses], status=status)) as server:
+            set_connection(server.url)
             job, batch = asyncio.run(both())
 
         assert (job.payload["status"], batch.payload["counts"]) == ("completed", {"completed": 3})
-        assert looked_up == [1]
+        assert connection_reads == [1]
 
 
 class TestArguments:
-    @pytest.mark.parametrize(("rendered", "expected"), [("3", 3), (" 12 ", 12), (4, 4), (None, None)])
-    def test_expected_jobs_that_are_templated(self, connect: Any, rendered: Any, expected: int | None) -> None:
+    @pytest.mark.parametrize(("rendered_value", "expected"), [("3", 3), (" 12 ", 12), (4, 4), (None, None)])
+    def test_templated_expected_jobs(self, set_connection: Any, rendered_value: Any, expected: int | None) -> None:
         sensor = WasabiBatchSensor(task_id="wait", batch=BATCH, expected_jobs="{{ params.count }}")
-        sensor.expected_jobs = rendered
-        with Loopback(Listed(jobs(2 if expected is None else expected))) as server:
-            connect(server.url)
+        sensor.expected_jobs = rendered_value
+        with Loopback(JobListResponses(jobs(2 if expected is None else expected))) as server:
+            set_connection(server.url)
             assert sensor.execute({})["counts"]["completed"] == (expected or 2)
 
         assert sensor.expected_jobs == expected
 
-    @pytest.mark.parametrize("rendered", ["", "None", "0", "-1", "1.5", "many", [1]])
-    def test_expected_jobs_that_rendered_to_nothing(self, rendered: Any) -> None:
+    @pytest.mark.parametrize("rendered_value", ["", "None", "0", "-1", "1.5", "many", [1]])
+    def test_invalid_rendered_expected_jobs(self, rendered_value: Any) -> None:
         sensor = WasabiBatchSensor(task_id="wait", batch=BATCH, expected_jobs="{{ params.count }}")
-        sensor.expected_jobs = rendered
+        sensor.expected_jobs = rendered_value
         with pytest.raises(ValueError, match=r"^expected_jobs of task 'wait' is "):
             sensor.execute({})
 
     @pytest.mark.parametrize("batch", [None, "", " ", "None", "x" * 257])
-    def test_batch(self, batch: Any) -> None:
+    def test_invalid_batch(self, batch: Any) -> None:
         with pytest.raises(ValueError, match=r"^batch of task 'wait' "):
             WasabiBatchSensor(task_id="wait", batch=batch)
 
     @pytest.mark.parametrize("expected_jobs", [0, -1, 1.5, "3", True])
-    def test_expected_jobs(self, expected_jobs: Any) -> None:
+    def test_invalid_expected_jobs(self, expected_jobs: Any) -> None:
         with pytest.raises(ValueError, match=r"^expected_jobs of task 'wait' is "):
             WasabiBatchSensor(task_id="wait", batch=BATCH, expected_jobs=expected_jobs)
 
     @pytest.mark.parametrize("max_failures", [-1, 1.5, "3", True, None])
-    def test_max_failures(self, max_failures: Any) -> None:
+    def test_invalid_max_failures(self, max_failures: Any) -> None:
         with pytest.raises(ValueError, match=r"^max_failures of task 'wait' is "):
             WasabiBatchSensor(task_id="wait", batch=BATCH, max_failures=max_failures)
 
-    def test_poke_interval_must_be_positive_to_defer(self) -> None:
+    def test_deferrable_needs_a_positive_poke_interval(self) -> None:
         with pytest.raises(ValueError, match=r"^poke_interval of task 'wait' is 0"):
             WasabiBatchSensor(task_id="wait", batch=BATCH, poke_interval=0, deferrable=True)
 
-    def test_templates(self) -> None:
+    def test_template_fields(self) -> None:
         sensor = WasabiBatchSensor(task_id="wait", batch="{{ a }}", wasabi_conn_id="{{ b }}")
 
         sensor.render_template_fields({"a": BATCH, "b": "another"})

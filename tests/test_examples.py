@@ -1,4 +1,4 @@
-"""The examples do what they say, in the Airflow that is installed."""
+"""The example DAGs run against the emulator in the installed Airflow."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def database() -> None:
     initdb()
 
 
-def run(monkeypatch: Any, file: str, speed: float, begun: tuple[str, ...] = ()) -> tuple[str, dict[Any, Any]]:
-    """Run the DAG to its end, and return its state and the state and XCom of each of its tasks."""
+def run(monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...] = ()) -> tuple[str, dict[Any, Any]]:
+    """Run the DAG, and return its state and the state and XCom of each task."""
     with AirEmulator(speed=speed) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
-        for job_id in begun:
+        for job_id in started_jobs:
             keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
             requests.get(f"{emulator.url}/jobs/{job_id}/status", headers=keys, timeout=5).raise_for_status()
         dag_run = runpy.run_path(str(EXAMPLE_DAGS / file))["dag"].test()
@@ -45,8 +45,8 @@ def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
 
 
 def test_each_mode(monkeypatch: Any) -> None:
-    # The rescheduled job is over when it is first looked at: its interval is long, as it should be.
-    state, tasks = run(monkeypatch, "example_wasabi_job_sensor.py", speed=5, begun=("completes-long",))
+    # The rescheduled job has finished at its first poll, because its poke interval is long.
+    state, tasks = run(monkeypatch, "example_wasabi_job_sensor.py", speed=5, started_jobs=("completes-long",))
 
     assert state == "success"
     assert tasks == {
@@ -70,11 +70,11 @@ def test_submit_and_wait(monkeypatch: Any) -> None:
     state, tasks = run(monkeypatch, "example_wasabi_submit_and_wait.py", speed=5)
 
     assert state == "success"
-    analysed, report = tasks[("analyse", -1)]
-    assert analysed == "success"
+    submit_state, report = tasks[("analyse", -1)]
+    assert submit_state == "success"
     assert (report["status"], report["error_count"]) == ("completed", 0)
     assert report["destination"] == {"bucket": "results", "region": "us-east-1"}
-    assert report["metadata_path"].endswith(f"/{report['job_id']}/monday.mp4_metadata.json")
+    assert report["metadata_path"].endswith(f"/{report['job_id']}/monday_metadata.json")
     assert tasks[("use_result", -1)] == ("success", report["metadata_path"])
 
 
@@ -82,20 +82,20 @@ def test_batch(monkeypatch: Any) -> None:
     state, tasks = run(monkeypatch, "example_wasabi_batch.py", speed=5)
 
     assert state == "success"
-    waited, report = tasks[("wait", -1)]
-    assert waited == "success"
+    wait_state, report = tasks[("wait", -1)]
+    assert wait_state == "success"
     assert report["batch"].startswith("example_wasabi_batch/")
     assert (report["counts"], report["failures"]) == ({"completed": 3}, [])
-    found, paths = tasks[("find_results", -1)]
-    assert found == "success"
+    find_state, paths = tasks[("find_results", -1)]
+    assert find_state == "success"
     for number, (path, name) in enumerate(zip(paths, ["trailer", "interview", "archive"], strict=True)):
-        submitted, job_id = tasks[("submit", number)]
-        assert submitted == "success"
-        assert path.endswith(f"/{job_id}/{name}.mp4_metadata.json")
+        submit_state, job_id = tasks[("submit", number)]
+        assert submit_state == "success"
+        assert path.endswith(f"/{job_id}/{name}_metadata.json")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_parses_without_a_warning_of_ours(example: Path) -> None:
+def test_parsing_shows_no_warning_of_this_package(example: Path) -> None:
     parse = (
         "import runpy, sys, warnings\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
@@ -104,6 +104,8 @@ def test_parses_without_a_warning_of_ours(example: Path) -> None:
         "for warning in caught:\n"
         "    if 'wasabi' in warning.filename: print(warning)\n"
     )
-    done = subprocess.run([sys.executable, "-c", parse, str(example)], capture_output=True, text=True, check=True)
+    completed_process = subprocess.run(
+        [sys.executable, "-c", parse, str(example)], capture_output=True, text=True, check=True
+    )
 
-    assert "wasabi" not in done.stdout
+    assert "wasabi" not in completed_process.stdout

@@ -1,4 +1,4 @@
-"""Submitting: one job for each task run, whatever becomes of workers and answers on the way."""
+"""WasabiSubmitJobOperator: one job for each task run, even if workers are killed or responses are lost."""
 
 from __future__ import annotations
 
@@ -20,68 +20,70 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowSensorTimeout, TaskDeferred
-from connecting import ACCESS_KEY, SECRET_KEY
-from loopback import Loopback, answer, cut, hang, json_answer, refusing, reset
-from submitting import DEATHS, FILE, RESULTS, Account, TaskRun, a_job, execute, submitting, worker
-from waiting import first_event, sent_through_airflow
+from connections import ACCESS_KEY, SECRET_KEY
+from loopback import Loopback, cut, hang, json_response, refused_url, reset, response
+from task_runs import FILE, KILL_POINTS, RESULTS, AccountResponses, TaskRun, execute, make_job, run_worker, submit_task
+from wait_runner import first_event, serialized_and_loaded
 
 from airflow_wasabi_jobs import operators
-from airflow_wasabi_jobs.api import errors
+from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, default_name
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
-LOOK_UP, SUBMIT = "GET /jobs", "POST /jobs"
+LOOKUP, SUBMIT = "GET /jobs", "POST /jobs"
 HANG = hang()
 UNFINISHED = ["submitted", "preflight", "in_progress"]
 
-may_pass = pytest.mark.parametrize(
-    "trouble",
+every_transient_fault = pytest.mark.parametrize(
+    "fault",
     [
-        pytest.param(answer(429), id="429"),
-        pytest.param(json_answer({"ErrorCode": "INTERNAL_ERROR"}, 500), id="500"),
-        pytest.param(answer(503, "<html>Gateway</html>"), id="503"),
-        pytest.param(answer(408), id="408"),
+        pytest.param(response(429), id="429"),
+        pytest.param(json_response({"ErrorCode": "INTERNAL_ERROR"}, 500), id="500"),
+        pytest.param(response(503, "<html>Gateway</html>"), id="503"),
+        pytest.param(response(408), id="408"),
         pytest.param(reset(), id="reset"),
-        pytest.param(cut(answer(200, '{"Job": {"Id"')[:-3]), id="cut"),
-        pytest.param(HANG, id="time-out"),
+        pytest.param(cut(response(200, '{"Job": {"Id"')[:-3]), id="truncated"),
+        pytest.param(HANG, id="timeout"),
     ],
 )
-is_rubbish = pytest.mark.parametrize(
-    "rubbish",
+every_invalid_response = pytest.mark.parametrize(
+    "invalid_response",
     [
-        pytest.param(answer(200, "<html>Welcome</html>"), id="html"),
-        pytest.param(answer(200), id="empty"),
-        pytest.param(json_answer({"Job": {"Status": "submitted"}}), id="no-id"),
-        pytest.param(json_answer({"Job": {"Id": "", "Status": "submitted"}}), id="empty-id"),
-        pytest.param(json_answer({"Job": {"Id": "12345", "Status": "submitted"}}, 201), id="201"),
+        pytest.param(response(200, "<html>Welcome</html>"), id="html"),
+        pytest.param(response(200), id="empty"),
+        pytest.param(json_response({"Job": {"Status": "submitted"}}), id="no-id"),
+        pytest.param(json_response({"Job": {"Id": "", "Status": "submitted"}}), id="empty-id"),
+        pytest.param(json_response({"Job": {"Id": "12345", "Status": "submitted"}}, 201), id="201"),
         pytest.param(cut(b"This is not HTTP.\r\n\r\n"), id="not-http"),
     ],
 )
-is_refused = pytest.mark.parametrize(
-    ("refusal", "error"),
+every_permanent_error = pytest.mark.parametrize(
+    ("error_response", "error"),
     [
-        pytest.param(json_answer({"Error": "Name is wrong", "ErrorCode": "BAD"}, 400), errors.Refusal, id="400"),
-        pytest.param(json_answer({"ErrorCode": "UNAUTHORIZED"}, 401), errors.Unauthorized, id="401"),
-        pytest.param(answer(403), errors.Forbidden, id="403"),
-        pytest.param(answer(404), errors.NotFound, id="404"),
-        pytest.param(answer(409), errors.Refusal, id="409"),
-        pytest.param(answer(302, Location="http://127.0.0.2/"), errors.Redirected, id="302"),
+        pytest.param(
+            json_response({"Error": "Name is wrong", "ErrorCode": "BAD"}, 400), exceptions.BadRequestError, id="400"
+        ),
+        pytest.param(json_response({"ErrorCode": "UNAUTHORIZED"}, 401), exceptions.AuthenticationError, id="401"),
+        pytest.param(response(403), exceptions.PermissionDeniedError, id="403"),
+        pytest.param(response(404), exceptions.NotFoundError, id="404"),
+        pytest.param(response(409), exceptions.ApiStatusError, id="409"),
+        pytest.param(response(302, Location="http://127.0.0.2/"), exceptions.RedirectError, id="302"),
     ],
 )
 
 
 @pytest.fixture(autouse=True)
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "PATIENCE", 10.0)
-    monkeypatch.setattr(operators, "SETTLING", 0.1)
-    monkeypatch.setattr(operators, "PAUSE", 0.01)
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 10.0)
+    monkeypatch.setattr(operators, "LOOKUP_SECONDS", 0.1)
+    monkeypatch.setattr(operators, "LOOKUP_INTERVAL_SECONDS", 0.01)
 
 
 class Clock:
-    """Goes on only while the operator sleeps."""
+    """A clock that advances only when the operator sleeps."""
 
     now = 0.0
 
@@ -98,92 +100,93 @@ def run(tmp_path: Path) -> TaskRun:
 
 
 @pytest.fixture
-def serving(connect: Any) -> Any:
-    """Serve an account at the default connection."""
+def serve_account(set_connection: Any) -> Any:
+    """Serve scripted responses at the default connection."""
 
     @contextmanager
-    def serve(account: Account, **extra: Any) -> Iterator[Account]:
+    def serve_responses(account: AccountResponses, **extra: Any) -> Iterator[AccountResponses]:
         with Loopback(account) as server:
-            connect(server.url, **extra)
+            set_connection(server.url, **extra)
             yield account
 
-    return serve
+    return serve_responses
 
 
 @pytest.fixture
-def emulating(monkeypatch: pytest.MonkeyPatch) -> Any:
+def serve_emulator(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Serve the emulator at the default connection."""
 
     @contextmanager
-    def emulate(**behaviour: Any) -> Iterator[AirEmulator]:
+    def start_emulator(**behaviour: Any) -> Iterator[AirEmulator]:
         with AirEmulator(**behaviour) as emulator:
             monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
             yield emulator
 
-    return emulate
+    return start_emulator
 
 
-def in_time(trouble: Any) -> dict[str, Any]:
-    """Wait only as long for an answer as it takes to see that there is none."""
-    return {"read_timeout": 0.5} if trouble is HANG else {}
+def timeout_for(fault: Any) -> dict[str, Any]:
+    """Shorten the read timeout for a response that never arrives."""
+    return {"read_timeout": 0.5} if fault is HANG else {}
 
 
 def completed(job_id: str) -> dict[str, Any]:
     return {"job_id": job_id, "status": "completed", "error_count": 0}
 
 
-def deferred(run: TaskRun, **arguments: Any) -> TaskDeferred:
-    """Begin a try that is to defer, and return with what it does."""
+def defer(run: TaskRun, **arguments: Any) -> TaskDeferred:
+    """Start a try that is expected to defer, and return the deferral."""
     with pytest.raises(TaskDeferred) as caught:
-        run.begin(deferrable=True, **arguments)
+        run.start_try(deferrable=True, **arguments)
     return caught.value
 
 
-def fired(task: TaskDeferred) -> dict[str, Any]:
-    """Run the trigger, and return what its event resumes the task with."""
-    event = asyncio.run(asyncio.wait_for(first_event(sent_through_airflow(task.trigger)), 20))
+def resume_kwargs(task: TaskDeferred) -> dict[str, Any]:
+    """Run the trigger, and return the arguments that resume the task."""
+    event = asyncio.run(asyncio.wait_for(first_event(serialized_and_loaded(task.trigger)), 20))
     return {**(task.kwargs or {}), "event": event.payload}
 
 
-class TestSubmitting:
-    def test_the_report_is_the_xcom_and_the_id_another(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin()
+class TestSubmit:
+    def test_xcoms_are_the_report_and_the_job_id(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try()
 
         (job,) = account.jobs
         assert run.xcoms == {"job_id": job["Id"], "return_value": completed(job["Id"])}
-        assert account.asked == [LOOK_UP, SUBMIT, *[f"GET /jobs/{job['Id']}/status"] * 2]
+        assert account.requests == [LOOKUP, SUBMIT, *[f"GET /jobs/{job['Id']}/status"] * 2]
 
-    def test_without_a_wait_the_id_is_the_xcom(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(wait_for_completion=False)
+    def test_without_wait_for_completion_the_xcom_is_the_job_id(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(wait_for_completion=False)
 
         (job,) = account.jobs
         assert run.xcoms == {"job_id": job["Id"], "return_value": job["Id"]}
-        assert account.asked == [LOOK_UP, SUBMIT]
+        assert account.requests == [LOOKUP, SUBMIT]
 
-    def test_the_id_is_there_before_the_wait_is_over(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(born="failed")) as account, pytest.raises(WasabiJobFailed):
-            run.begin()
+    def test_job_id_is_pushed_before_the_wait_ends(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses(initial_status="failed")) as account, pytest.raises(WasabiJobFailed):
+            run.start_try()
 
         assert run.xcoms == {"job_id": account.jobs[0]["Id"]}
 
-    def test_as_little_as_there_can_be_is_sent(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin()
+    def test_required_fields(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try()
 
-        assert account.posted == [
+        assert account.posted_bodies == [
             {
                 "Name": "media/submit/manual__2026-01-01T00:00:00+00:00",
                 "Source": {"Bucket": "media", "ObjectKey": "monday.mp4"},
                 "Destination": {"Bucket": "results", "Region": "us-east-1"},
                 "Services": {"ocr": ""},
+                "Priority": 5,
             }
         ]
 
-    def test_all_that_there_can_be_is_sent(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(
+    def test_all_fields(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(
                 name="n" * 256,
                 source={**FILE, "region": "eu-central-1", "endpoint": "https://s3.example.com"},
                 services={"s2t": "", "logo": {"config": {"rec_confidence_threshold": 0.85}}},
@@ -191,7 +194,7 @@ class TestSubmitting:
                 batch="b" * 256,
             )
 
-        assert account.posted == [
+        assert account.posted_bodies == [
             {
                 "Name": "n" * 256,
                 "Source": {
@@ -207,330 +210,378 @@ class TestSubmitting:
             }
         ]
 
-    def test_the_wait_is_the_sensors(self, emulating: Any, run: TaskRun) -> None:
-        with emulating(speed=1e6) as emulator:
-            report = run.begin(name="completes-with-3-errors", max_error_count=3, fetch_metadata=True)
-            with pytest.raises(WasabiJobFailed, match="max_error_count is 2"):
-                run.begin(name="completes-with-3-errors", max_error_count=2)
+    def test_wait_arguments_are_those_of_the_sensor(self, serve_emulator: Any, run: TaskRun) -> None:
+        with serve_emulator(speed=1e6) as emulator:
+            report = run.start_try(name="completes-with-3-errors", max_error_count=3, fetch_metadata=True)
+            with pytest.raises(WasabiJobFailed, match="more than max_error_count=2"):
+                run.start_try(name="completes-with-3-errors", max_error_count=2)
 
         assert report["error_count"] == 3
         assert report["destination"] == RESULTS
-        assert report["metadata_path"].endswith(f"/{report['job_id']}/monday.mp4_metadata.json")
+        assert report["metadata_path"].endswith(f"/{report['job_id']}/monday_metadata.json")
         assert len(emulator.job_names) == 1
 
     @pytest.mark.parametrize("timeout", [0, timedelta(0)])
-    def test_the_time_out_is_the_sensors(self, serving: Any, run: TaskRun, timeout: Any) -> None:
+    def test_timeout_is_that_of_the_sensor(self, serve_account: Any, run: TaskRun, timeout: Any) -> None:
         with (
-            serving(Account()) as account,
-            pytest.raises(AirflowSensorTimeout, match="not over within the sensor's timeout of 0 seconds"),
+            serve_account(AccountResponses()) as account,
+            pytest.raises(AirflowSensorTimeout, match=r"did not finish within timeout=0 s \(last status: submitted\)"),
         ):
-            run.begin(timeout=timeout)
+            run.start_try(timeout=timeout)
 
         assert len(account.jobs) == 1
 
-    def test_the_default_time_out_is_the_sensors(self, serving: Any, run: TaskRun) -> None:
+    def test_default_timeout_is_that_of_the_sensor(self, serve_account: Any, run: TaskRun) -> None:
         default = WasabiJobSensor(task_id="wait", job_id="12345").timeout
-        with serving(Account()):
-            task = deferred(run, timeout=None)
+        with serve_account(AccountResponses()):
+            task = defer(run, timeout=None)
 
         assert default - 60 < task.timeout.total_seconds() <= default
 
 
 class TestKilledWorker:
-    # A retry finds the job unfinished, or completed meanwhile.
-    @pytest.mark.parametrize("speed", [25, 1e6], ids=["it-runs", "it-is-over"])
-    @pytest.mark.parametrize("dies", DEATHS)
-    def test_the_retry_ends_well_with_one_job(self, run: TaskRun, dies: str, speed: float) -> None:
+    # The retry finds the job running, or already completed.
+    @pytest.mark.parametrize("speed", [25, 1e6], ids=["running", "completed"])
+    @pytest.mark.parametrize("killed_at", KILL_POINTS)
+    def test_retry_succeeds_with_one_job(self, run: TaskRun, killed_at: str, speed: float) -> None:
         with AirEmulator(speed=speed) as emulator:
-            assert worker(run, emulator.connection_uri, dies=dies) == -signal.SIGKILL
-            at_death, told = len(emulator.job_names), run.xcoms
-            assert worker(run, emulator.connection_uri) == 0
+            assert run_worker(run, emulator.connection_uri, killed_at=killed_at) == -signal.SIGKILL
+            submitted, xcoms = len(emulator.job_names), run.xcoms
+            assert run_worker(run, emulator.connection_uri) == 0
 
             assert emulator.job_names == [default_name(run)]
-        posts = dies not in {"before the look-up", "before the POST"}
-        pushes = dies in {"after the XCom", "before the first look", "after the first look"}
-        assert (at_death, list(told)) == (int(posts), ["job_id"] if pushes else [])
+        is_submitted = killed_at not in {"before the lookup", "before the POST"}
+        is_pushed = killed_at in {"after the XCom", "before the first poll", "after the first poll"}
+        assert (submitted, list(xcoms)) == (int(is_submitted), ["job_id"] if is_pushed else [])
         assert run.xcoms["return_value"] == completed(run.xcoms["job_id"])
-        assert told.get("job_id", run.xcoms["job_id"]) == run.xcoms["job_id"]
+        assert xcoms.get("job_id", run.xcoms["job_id"]) == run.xcoms["job_id"]
 
-    def test_a_worker_killed_at_each_point_one_try_after_the_other(self, run: TaskRun) -> None:
+    def test_worker_killed_at_a_different_point_in_each_try(self, run: TaskRun) -> None:
         with AirEmulator(speed=25) as emulator:
-            ends = [worker(run, emulator.connection_uri, dies=dies) for dies in (*DEATHS, None)]
+            exit_codes = [
+                run_worker(run, emulator.connection_uri, killed_at=killed_at) for killed_at in (*KILL_POINTS, None)
+            ]
 
             assert emulator.job_names == [default_name(run)]
-        assert ends == [*[-signal.SIGKILL] * len(DEATHS), 0]
+        assert exit_codes == [*[-signal.SIGKILL] * len(KILL_POINTS), 0]
         assert run.xcoms["return_value"] == completed(run.xcoms["job_id"])
 
-    @pytest.mark.parametrize("dies", [dies for dies in DEATHS if "look" not in dies or "up" in dies])
-    def test_a_task_that_does_not_wait(self, run: TaskRun, dies: str) -> None:
+    @pytest.mark.parametrize("killed_at", [killed_at for killed_at in KILL_POINTS if "poll" not in killed_at])
+    def test_retry_without_wait_for_completion(self, run: TaskRun, killed_at: str) -> None:
         with AirEmulator() as emulator:
-            assert worker(run, emulator.connection_uri, dies=dies, wait_for_completion=False) == -signal.SIGKILL
-            assert worker(run, emulator.connection_uri, wait_for_completion=False) == 0
+            assert (
+                run_worker(run, emulator.connection_uri, killed_at=killed_at, wait_for_completion=False)
+                == -signal.SIGKILL
+            )
+            assert run_worker(run, emulator.connection_uri, wait_for_completion=False) == 0
 
             assert emulator.job_names == [default_name(run)]
         assert run.xcoms["return_value"] == run.xcoms["job_id"]
 
 
-class TestLostAnswer:
-    def test_the_emulator_cuts_the_connection(self, emulating: Any, run: TaskRun) -> None:
-        with emulating(speed=25, lost_answers=1) as emulator:
-            report = run.begin()
+class TestLostResponse:
+    def test_emulator_closes_the_connection(self, serve_emulator: Any, run: TaskRun) -> None:
+        with serve_emulator(speed=25, lost_answers=1) as emulator:
+            report = run.start_try()
 
             assert emulator.job_names == [default_name(run)]
         assert report == completed(run.xcoms["job_id"])
 
-    @may_pass
-    def test_a_job_that_was_made_is_found(self, serving: Any, run: TaskRun, trouble: Any) -> None:
-        with serving(Account(posts=((True, trouble),)), **in_time(trouble)) as account:
-            report = run.begin()
+    @every_transient_fault
+    def test_created_job_is_found_after_a_transient_error(self, serve_account: Any, run: TaskRun, fault: Any) -> None:
+        with serve_account(AccountResponses(post_responses=((True, fault),)), **timeout_for(fault)) as account:
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
-        assert account.asked[:3] == [LOOK_UP, SUBMIT, LOOK_UP]
+        assert account.requests[:3] == [LOOKUP, SUBMIT, LOOKUP]
         assert account.count(SUBMIT) == 1
 
-    @may_pass
-    def test_a_job_that_was_not_made_is_submitted_again(self, serving: Any, run: TaskRun, trouble: Any) -> None:
-        with serving(Account(posts=((False, trouble),) * 2), **in_time(trouble)) as account:
-            report = run.begin()
+    @every_transient_fault
+    def test_job_that_was_not_created_is_submitted_again(self, serve_account: Any, run: TaskRun, fault: Any) -> None:
+        with serve_account(AccountResponses(post_responses=((False, fault),) * 2), **timeout_for(fault)) as account:
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
         assert account.count(SUBMIT) == 3
         assert len(account.jobs) == 1
-        posts = [number for number, request in enumerate(account.asked) if request == SUBMIT]
-        assert all(later - earlier > 2 for earlier, later in pairwise(posts))
+        submitted_at = [number for number, request in enumerate(account.requests) if request == SUBMIT]
+        assert all(later - earlier > 2 for earlier, later in pairwise(submitted_at))
 
-    @is_rubbish
-    def test_a_job_that_was_made_is_found_behind_rubbish(self, serving: Any, run: TaskRun, rubbish: Any) -> None:
-        with serving(Account(posts=((True, rubbish),))) as account:
-            report = run.begin()
+    @every_invalid_response
+    def test_created_job_is_found_after_an_invalid_response(
+        self, serve_account: Any, run: TaskRun, invalid_response: Any
+    ) -> None:
+        with serve_account(AccountResponses(post_responses=((True, invalid_response),))) as account:
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
         assert account.count(SUBMIT) == 1
 
-    @is_rubbish
-    def test_rubbish_and_no_job_is_an_error(self, serving: Any, run: TaskRun, monkeypatch: Any, rubbish: Any) -> None:
+    @every_invalid_response
+    def test_invalid_response_without_a_job_is_an_error(
+        self, serve_account: Any, run: TaskRun, monkeypatch: Any, invalid_response: Any
+    ) -> None:
         monkeypatch.setattr(operators, "time", Clock())
-        monkeypatch.setattr(operators, "SETTLING", 10)
-        monkeypatch.setattr(operators, "PAUSE", 2)
-        with serving(Account(posts=((False, rubbish),))) as account, pytest.raises(errors.UnexpectedAnswer):
-            run.begin()
+        monkeypatch.setattr(operators, "LOOKUP_SECONDS", 10)
+        monkeypatch.setattr(operators, "LOOKUP_INTERVAL_SECONDS", 2)
+        with (
+            serve_account(AccountResponses(post_responses=((False, invalid_response),))) as account,
+            pytest.raises(exceptions.InvalidResponseError),
+        ):
+            run.start_try()
 
         assert account.count(SUBMIT) == 1
-        assert account.count(LOOK_UP) == 1 + 6  # before it, and every two seconds for ten after it
+        assert account.count(LOOKUP) == 1 + 6  # once before the POST, then every 2 seconds for 10 seconds
 
-    def test_a_job_that_is_listed_late(self, serving: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(operators, "SETTLING", 10)
-        with serving(Account(posts=((True, reset()),), unseen_for=4)) as account:
-            report = run.begin()
+    def test_job_that_is_listed_late(self, serve_account: Any, run: TaskRun, monkeypatch: Any) -> None:
+        monkeypatch.setattr(operators, "LOOKUP_SECONDS", 10)
+        with serve_account(AccountResponses(post_responses=((True, reset()),), hidden_for=4)) as account:
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
-        assert (account.count(SUBMIT), account.count(LOOK_UP)) == (1, 6)
+        assert (account.count(SUBMIT), account.count(LOOKUP)) == (1, 6)
 
     @pytest.mark.parametrize("if_exists", ["reuse", "submit"])
     @pytest.mark.parametrize("before", [[], ["failed"], ["completed", "cancelled"]], ids=", ".join)
     @pytest.mark.parametrize(
-        ("born", "ends"), [("completed", None), ("failed", WasabiJobFailed), ("cancelled", WasabiJobCancelled)]
+        ("initial_status", "expected_error"),
+        [("completed", None), ("failed", WasabiJobFailed), ("cancelled", WasabiJobCancelled)],
     )
-    def test_a_job_that_is_over_when_it_is_looked_for(
-        self, serving: Any, run: TaskRun, before: list[str], born: str, ends: Any, if_exists: str
+    def test_job_that_has_finished_before_the_lookup(
+        self,
+        serve_account: Any,
+        run: TaskRun,
+        before: list[str],
+        initial_status: str,
+        expected_error: Any,
+        if_exists: str,
     ) -> None:
         if if_exists == "reuse":
             before = [status for status in before if status != "completed"]
-        there = [a_job("monday", status) for status in before]
-        with serving(Account(*there, posts=((True, reset()),), born=born)) as account:
-            if ends is None:
-                run.begin(name="monday", if_exists=if_exists)
+        existing_jobs = [make_job("monday", status) for status in before]
+        with serve_account(
+            AccountResponses(*existing_jobs, post_responses=((True, reset()),), initial_status=initial_status)
+        ) as account:
+            if expected_error is None:
+                run.start_try(name="monday", if_exists=if_exists)
             else:
-                with pytest.raises(ends):
-                    run.begin(name="monday", if_exists=if_exists)
+                with pytest.raises(expected_error):
+                    run.start_try(name="monday", if_exists=if_exists)
 
         assert run.xcoms["job_id"] == account.jobs[-1]["Id"]
         assert account.count(SUBMIT) == 1
 
-    def test_trouble_in_the_look_after_it_is_borne_with(self, serving: Any, run: TaskRun) -> None:
-        looks = (json_answer({"Records": []}), answer(503), reset(), answer(429))
-        with serving(Account(posts=((True, reset()),), looks=looks)) as account:
-            report = run.begin()
+    def test_transient_error_of_the_lookup_is_retried(self, serve_account: Any, run: TaskRun) -> None:
+        lookup_responses = (json_response({"Records": []}), response(503), reset(), response(429))
+        with serve_account(
+            AccountResponses(post_responses=((True, reset()),), lookup_responses=lookup_responses)
+        ) as account:
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
-        assert (account.count(SUBMIT), account.count(LOOK_UP)) == (1, 5)
+        assert (account.count(SUBMIT), account.count(LOOKUP)) == (1, 5)
 
-    def test_lasting_trouble_in_the_look_after_it_leaves_it_to_the_retry(
-        self, serving: Any, run: TaskRun, monkeypatch: Any
+    def test_task_retry_finds_the_job_after_a_long_outage_of_the_lookup(
+        self, serve_account: Any, run: TaskRun, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr(operators, "PATIENCE", 0.2)
-        looks = (json_answer({"Records": []}), *[answer(503)] * 1000)
-        with serving(Account(posts=((True, reset()),), looks=looks)) as account:
-            with pytest.raises(errors.ServerTrouble):
-                run.begin()
+        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.2)
+        lookup_responses = (json_response({"Records": []}), *[response(503)] * 1000)
+        with serve_account(
+            AccountResponses(post_responses=((True, reset()),), lookup_responses=lookup_responses)
+        ) as account:
+            with pytest.raises(exceptions.ServerError):
+                run.start_try()
             assert account.count(SUBMIT) == 1
 
-            account.looks.clear()
-            assert run.begin() == completed(account.jobs[0]["Id"])
+            account.lookup_responses.clear()
+            assert run.start_try() == completed(account.jobs[0]["Id"])
             assert account.count(SUBMIT) == 1
 
-    def test_lasting_trouble_ends_the_task(self, serving: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(operators, "PATIENCE", 0.3)
-        with serving(Account(posts=((False, answer(503)),) * 1000)) as account, pytest.raises(errors.ServerTrouble):
-            run.begin()
+    def test_submit_fails_after_a_long_outage(self, serve_account: Any, run: TaskRun, monkeypatch: Any) -> None:
+        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.3)
+        with (
+            serve_account(AccountResponses(post_responses=((False, response(503)),) * 1000)) as account,
+            pytest.raises(exceptions.ServerError),
+        ):
+            run.start_try()
 
-        assert account.asked[-1] == LOOK_UP
+        assert account.requests[-1] == LOOKUP
         assert account.jobs == []
 
-    def test_too_many_requests_are_not_answered_with_more(self, serving: Any, run: TaskRun, monkeypatch: Any) -> None:
+    def test_submit_waits_for_retry_after(self, serve_account: Any, run: TaskRun, monkeypatch: Any) -> None:
         times = []
-        submit = WasabiJobsHook.submit_job
+        submit_job = WasabiJobsHook.submit_job
 
-        def timed(*arguments: Any, **options: Any) -> Any:
+        def submit_and_record_time(*arguments: Any, **options: Any) -> Any:
             times.append(time.monotonic())
-            return submit(*arguments, **options)
+            return submit_job(*arguments, **options)
 
-        monkeypatch.setattr(WasabiJobsHook, "submit_job", timed)
-        with serving(Account(posts=((False, answer(429, Retry_After="1")),))) as account:
-            run.begin()
+        monkeypatch.setattr(WasabiJobsHook, "submit_job", submit_and_record_time)
+        with serve_account(AccountResponses(post_responses=((False, response(429, Retry_After="1")),))) as account:
+            run.start_try()
 
         assert len(account.jobs) == 1
         assert times[1] - times[0] >= 1
 
-    @is_refused
-    def test_a_refusal_is_an_error_at_once(self, serving: Any, run: TaskRun, refusal: bytes, error: Any) -> None:
-        with serving(Account(posts=((False, refusal),))) as account, pytest.raises(errors.AirError) as caught:
-            run.begin()
+    @every_permanent_error
+    def test_permanent_error_is_raised_immediately(
+        self, serve_account: Any, run: TaskRun, error_response: bytes, error: Any
+    ) -> None:
+        with (
+            serve_account(AccountResponses(post_responses=((False, error_response),))) as account,
+            pytest.raises(exceptions.WasabiApiError) as caught,
+        ):
+            run.start_try()
 
         assert type(caught.value) is error
         assert "'wasabi_default'" in str(caught.value)
-        assert account.asked == [LOOK_UP, SUBMIT]
+        assert account.requests == [LOOKUP, SUBMIT]
         assert run.xcoms == {}
 
 
-class TestLookUp:
-    @may_pass
-    def test_passing_trouble_is_borne_with(self, serving: Any, run: TaskRun, trouble: Any) -> None:
-        with serving(Account(looks=(trouble, trouble)), **in_time(trouble)) as account:
-            report = run.begin()
+class TestLookup:
+    @every_transient_fault
+    def test_transient_error_is_retried(self, serve_account: Any, run: TaskRun, fault: Any) -> None:
+        with serve_account(AccountResponses(lookup_responses=(fault, fault)), **timeout_for(fault)) as account:
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
-        assert account.asked[:4] == [LOOK_UP, LOOK_UP, LOOK_UP, SUBMIT]
+        assert account.requests[:4] == [LOOKUP, LOOKUP, LOOKUP, SUBMIT]
         assert account.count(SUBMIT) == 1
 
-    @pytest.mark.parametrize(("trouble", "error"), [(answer(503), errors.ServerTrouble), (reset(), errors.NoAnswer)])
-    def test_lasting_trouble_is_an_error(
-        self, serving: Any, run: TaskRun, monkeypatch: Any, trouble: Any, error: Any
+    @pytest.mark.parametrize(
+        ("fault", "error"), [(response(503), exceptions.ServerError), (reset(), exceptions.ApiConnectionError)]
+    )
+    def test_long_outage_is_an_error(
+        self, serve_account: Any, run: TaskRun, monkeypatch: Any, fault: Any, error: Any
     ) -> None:
-        monkeypatch.setattr(operators, "PATIENCE", 0.2)
-        with serving(Account(looks=(trouble,) * 1000)) as account, pytest.raises(error):
-            run.begin()
+        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.2)
+        with serve_account(AccountResponses(lookup_responses=(fault,) * 1000)) as account, pytest.raises(error):
+            run.start_try()
 
-        assert set(account.asked) == {LOOK_UP}
+        assert set(account.requests) == {LOOKUP}
 
-    def test_nobody_there_is_an_error(self, connect: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(operators, "PATIENCE", 0.2)
-        with refusing() as url:
-            connect(url)
-            with pytest.raises(errors.PassingNoAnswer, match="refused"):
-                run.begin()
+    def test_connection_refused_is_an_error(self, set_connection: Any, run: TaskRun, monkeypatch: Any) -> None:
+        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.2)
+        with refused_url() as url:
+            set_connection(url)
+            with pytest.raises(exceptions.ApiConnectionError, match="Connection refused"):
+                run.start_try()
 
-    @is_refused
-    def test_a_refusal_is_an_error_at_once(self, serving: Any, run: TaskRun, refusal: bytes, error: Any) -> None:
-        with serving(Account(looks=(refusal,))) as account, pytest.raises(errors.AirError) as caught:
-            run.begin()
+    @every_permanent_error
+    def test_permanent_error_is_raised_immediately(
+        self, serve_account: Any, run: TaskRun, error_response: bytes, error: Any
+    ) -> None:
+        with (
+            serve_account(AccountResponses(lookup_responses=(error_response,))) as account,
+            pytest.raises(exceptions.WasabiApiError) as caught,
+        ):
+            run.start_try()
 
         assert type(caught.value) is error
-        assert account.asked == [LOOK_UP]
+        assert account.requests == [LOOKUP]
 
-    def test_rubbish_is_an_error_at_once(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(looks=(answer(200, "Welcome"),))) as account, pytest.raises(errors.UnexpectedAnswer):
-            run.begin()
+    def test_invalid_response_is_raised_immediately(self, serve_account: Any, run: TaskRun) -> None:
+        with (
+            serve_account(AccountResponses(lookup_responses=(response(200, "Welcome"),))) as account,
+            pytest.raises(exceptions.InvalidResponseError),
+        ):
+            run.start_try()
 
-        assert account.asked == [LOOK_UP]
+        assert account.requests == [LOOKUP]
 
-    # Each is a part of another, or differs in the case alone; the last is no other's part.
+    # Each name is a part of another name, or differs only in case, except the last.
     @pytest.mark.parametrize("order", [1, -1], ids=["short-first", "long-first"])
-    def test_names_that_contain_each_other(self, emulating: Any, run: TaskRun, order: int) -> None:
+    def test_names_that_contain_each_other(self, serve_emulator: Any, run: TaskRun, order: int) -> None:
         names = ["mon", "monday", "Monday", "monday.mp4", "on monday.mp4", "100% monday.mp4"][::order]
-        with emulating(speed=1e-6, loose_filters=True) as emulator:
-            first = [run.begin(name=name, wait_for_completion=False) for name in names]
-            again = [run.begin(name=name, wait_for_completion=False) for name in reversed(names)]
+        with serve_emulator(speed=1e-6, loose_filters=True) as emulator:
+            first_ids = [run.start_try(name=name, wait_for_completion=False) for name in names]
+            second_ids = [run.start_try(name=name, wait_for_completion=False) for name in reversed(names)]
 
             assert emulator.job_names == names
-        assert again == first[::-1]
-        assert len(set(first)) == len(names)
+        assert second_ids == first_ids[::-1]
+        assert len(set(first_ids)) == len(names)
 
-    def test_a_loose_filter_after_a_lost_answer(self, emulating: Any, run: TaskRun) -> None:
-        with emulating(speed=1e-6, loose_filters=True, lost_answers=2) as emulator:
-            longer = run.begin(name="monday.mp4", wait_for_completion=False)
-            shorter = run.begin(name="monday", wait_for_completion=False)
+    def test_loose_filter_after_a_lost_response(self, serve_emulator: Any, run: TaskRun) -> None:
+        with serve_emulator(speed=1e-6, loose_filters=True, lost_answers=2) as emulator:
+            long_name_id = run.start_try(name="monday.mp4", wait_for_completion=False)
+            short_name_id = run.start_try(name="monday", wait_for_completion=False)
 
             assert emulator.job_names == ["monday.mp4", "monday"]
-        assert longer != shorter
+        assert long_name_id != short_name_id
 
     @pytest.mark.parametrize("status", [*UNFINISHED, "completed"])
-    @pytest.mark.parametrize("file", [{**FILE, "object_key": "tuesday.mp4"}, {**FILE, "bucket": "archive"}])
-    def test_a_job_of_that_name_for_another_file(self, serving: Any, run: TaskRun, file: Any, status: str) -> None:
-        with serving(Account(a_job("monday", status, file))) as account, pytest.raises(ValueError) as caught:
-            run.begin(name="monday")
+    @pytest.mark.parametrize("other_file", [{**FILE, "object_key": "tuesday.mp4"}, {**FILE, "bucket": "archive"}])
+    def test_job_of_that_name_for_another_file(
+        self, serve_account: Any, run: TaskRun, other_file: Any, status: str
+    ) -> None:
+        with (
+            serve_account(AccountResponses(make_job("monday", status, other_file))) as account,
+            pytest.raises(ValueError) as caught,
+        ):
+            run.start_try(name="monday")
 
         assert str(caught.value) == (
-            f"name of task 'submit' is 'monday', and job {account.jobs[0]['Id']!r} of that name analyses "
-            f"{file['bucket']}/{file['object_key']}, not media/monday.mp4. "
-            "Give each file a name of its own, or leave name out."
+            f"Job name 'monday' of task 'submit' already belongs to job {account.jobs[0]['Id']} for "
+            f"{other_file['bucket']}/{other_file['object_key']}, not media/monday.mp4. "
+            "Use a unique name for each file, or omit name."
         )
-        assert account.asked == [LOOK_UP]
+        assert account.requests == [LOOKUP]
 
-    def test_a_mapped_task_that_stands_for_another_file_now(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(wait_for_completion=False)
-            with pytest.raises(ValueError, match="start a new run, or have the files name the jobs"):
-                run.begin(source={**FILE, "object_key": "tuesday.mp4"})
+    def test_mapped_task_with_another_file(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(wait_for_completion=False)
+            with pytest.raises(ValueError, match="Start a new run, or name the jobs by their files"):
+                run.start_try(source={**FILE, "object_key": "tuesday.mp4"})
 
         assert account.count(SUBMIT) == 1
 
     @pytest.mark.parametrize("source", [{}, {"bucket": "media"}, {"object_key": "monday.mp4"}], ids=", ".join)
-    def test_a_job_that_does_not_tell_its_file(self, serving: Any, run: TaskRun, source: Any) -> None:
-        with serving(Account(a_job("monday", "completed", source))) as account:
-            report = run.begin(name="monday")
+    def test_job_without_source(self, serve_account: Any, run: TaskRun, source: Any) -> None:
+        with serve_account(AccountResponses(make_job("monday", "completed", source))) as account:
+            report = run.start_try(name="monday")
 
         assert report == completed(account.jobs[0]["Id"])
         assert account.count(SUBMIT) == 0
 
-    def test_a_job_on_the_second_page(self, serving: Any, run: TaskRun) -> None:
-        there = [a_job("monday", "in_progress"), *[a_job("monday", "failed") for _ in range(120)]]
-        with serving(Account(*there)) as account:
-            report = run.begin(name="monday")
+    def test_job_on_the_second_page(self, serve_account: Any, run: TaskRun) -> None:
+        existing_jobs = [make_job("monday", "in_progress"), *[make_job("monday", "failed") for _ in range(120)]]
+        with serve_account(AccountResponses(*existing_jobs)) as account:
+            report = run.start_try(name="monday")
 
-        assert report == completed(there[0]["Id"])
+        assert report == completed(existing_jobs[0]["Id"])
         assert account.count(SUBMIT) == 0
 
 
-class TestRunsAtOnce:
+class TestConcurrentRuns:
     @pytest.mark.parametrize("lost_answers", [0, 10])
-    def test_each_run_has_a_job_of_its_own(self, emulating: Any, tmp_path: Path, lost_answers: int) -> None:
-        # Run ids that contain each other, and filters that do not mind.
+    def test_each_run_has_its_own_job(self, serve_emulator: Any, tmp_path: Path, lost_answers: int) -> None:
+        # Run ids that contain each other, with filters that match substrings.
         runs = [TaskRun(tmp_path / str(number), run_id=f"run{'1' * number}") for number in range(10)]
-        together = threading.Barrier(len(runs))
+        all_started = threading.Barrier(len(runs))
 
-        def begin(run: TaskRun) -> Any:
-            together.wait()
-            return run.begin()
+        def start(run: TaskRun) -> Any:
+            all_started.wait()
+            return run.start_try()
 
         with (
-            emulating(speed=5, loose_filters=True, lost_answers=lost_answers) as emulator,
+            serve_emulator(speed=5, loose_filters=True, lost_answers=lost_answers) as emulator,
             ThreadPoolExecutor(len(runs)) as pool,
         ):
-            reports = list(pool.map(begin, runs))
-            again = [run.begin() for run in runs]
+            reports = list(pool.map(start, runs))
+            second_reports = [run.start_try() for run in runs]
 
             assert sorted(emulator.job_names) == sorted(map(default_name, runs))
         assert [report["status"] for report in reports] == ["completed"] * 10
         assert len({report["job_id"] for report in reports}) == 10
-        assert again == reports
+        assert second_reports == reports
 
 
 class TestIfExists:
     @pytest.mark.parametrize(
-        ("there", "reuse", "submit"),
+        ("existing_jobs", "reuse", "submit"),
         [
-            # The jobs of that name, oldest first, and which of them is waited for; None for a new one.
+            # The existing jobs of that name, oldest first, and the index of the job to wait for; None: a new job.
             ([], None, None),
             (["submitted"], 0, 0),
             (["preflight"], 0, 0),
@@ -549,64 +600,64 @@ class TestIfExists:
             (["completed", "in_progress", "failed"], 1, 1),
             (["failed", "cancelled", "failed"], None, None),
         ],
-        ids=lambda there: ", ".join(there) or "none" if isinstance(there, list) else "",
+        ids=lambda existing_jobs: ", ".join(existing_jobs) or "none" if isinstance(existing_jobs, list) else "",
     )
     @pytest.mark.parametrize("if_exists", ["reuse", "submit"])
-    def test_which_job_is_waited_for(
-        self, serving: Any, run: TaskRun, there: list[str], reuse: Any, submit: Any, if_exists: str
+    def test_job_to_wait_for(
+        self, serve_account: Any, run: TaskRun, existing_jobs: list[str], reuse: Any, submit: Any, if_exists: str
     ) -> None:
         expected = {"reuse": reuse, "submit": submit}[if_exists]
-        with serving(Account(*[a_job("monday", status) for status in there])) as account:
-            report = run.begin(name="monday", if_exists=if_exists)
+        with serve_account(AccountResponses(*[make_job("monday", status) for status in existing_jobs])) as account:
+            report = run.start_try(name="monday", if_exists=if_exists)
 
-        assert len(account.jobs) == len(there) + (expected is None)
+        assert len(account.jobs) == len(existing_jobs) + (expected is None)
         job = account.jobs[-1 if expected is None else expected]
         assert report == completed(job["Id"])
-        assert set(account.waited_for) == {job["Id"]}
+        assert set(account.polled_jobs) == {job["Id"]}
 
-    def test_reuse_is_the_default(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(a_job("monday", "completed"))) as account:
-            run.begin(name="monday")
+    def test_reuse_is_the_default(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses(make_job("monday", "completed"))) as account:
+            run.start_try(name="monday")
 
         assert account.count(SUBMIT) == 0
 
     @pytest.mark.parametrize("if_exists", ["reuse", "submit"])
-    def test_a_status_that_nobody_knows_is_not_over(self, serving: Any, run: TaskRun, if_exists: str) -> None:
+    def test_unknown_status_is_not_finished(self, serve_account: Any, run: TaskRun, if_exists: str) -> None:
         with (
-            serving(Account(a_job("monday", "paused"))) as account,
-            pytest.raises(errors.UnexpectedAnswer, match="Status"),
+            serve_account(AccountResponses(make_job("monday", "paused"))) as account,
+            pytest.raises(exceptions.InvalidResponseError, match="Status"),
         ):
-            run.begin(name="monday", if_exists=if_exists)
+            run.start_try(name="monday", if_exists=if_exists)
 
         assert account.count(SUBMIT) == 0
 
-    def test_a_cleared_task_submits_what_failed_again(self, emulating: Any, run: TaskRun) -> None:
-        with emulating(speed=1e6) as emulator:
+    def test_cleared_task_submits_a_failed_job_again(self, serve_emulator: Any, run: TaskRun) -> None:
+        with serve_emulator(speed=1e6) as emulator:
             for _ in range(3):
                 with pytest.raises(WasabiJobFailed):
-                    run.begin(name="fails")
+                    run.start_try(name="fails")
 
             assert emulator.job_names == ["fails"] * 3
 
-    def test_a_cleared_task_reuses_what_completed(self, emulating: Any, run: TaskRun) -> None:
-        with emulating(speed=1e6) as emulator:
-            reports = [run.begin() for _ in range(3)]
+    def test_cleared_task_reuses_a_completed_job(self, serve_emulator: Any, run: TaskRun) -> None:
+        with serve_emulator(speed=1e6) as emulator:
+            reports = [run.start_try() for _ in range(3)]
 
             assert len(emulator.job_names) == 1
         assert reports == [reports[0]] * 3
 
 
 class TestDefaultName:
-    def test_is_made_of_what_makes_the_task_run(self) -> None:
+    def test_contains_dag_task_map_index_and_run(self) -> None:
         name = default_name(TaskRun(Path(), run_id="scheduled__2026-01-01T00:00:00+00:00", map_index=3))
 
         assert name == "media/submit[3]/scheduled__2026-01-01T00:00:00+00:00"
 
     @pytest.mark.parametrize("map_index", [None, -1])
-    def test_of_a_task_that_is_not_mapped(self, map_index: Any) -> None:
+    def test_unmapped_task(self, map_index: Any) -> None:
         assert default_name(TaskRun(Path(), run_id="r", map_index=map_index)) == "media/submit/r"
 
-    def test_no_two_task_runs_have_the_same(self) -> None:
+    def test_is_unique_for_each_task_run(self) -> None:
         runs = [
             ("a", "b", "r", -1),
             ("a.b", "c", "r", -1),
@@ -634,150 +685,154 @@ class TestDefaultName:
             for dag_id, task_id, run_id, map_index in runs
         ]
 
-        assert [(one, other) for one, other in combinations(names, 2) if one == other] == []
+        assert [
+            (first_name, second_name) for first_name, second_name in combinations(names, 2) if first_name == second_name
+        ] == []
         assert all(len(name) <= 256 for name in names)
 
-    def test_a_long_one_is_the_same_in_every_process(self) -> None:
+    def test_long_name_is_deterministic(self) -> None:
         name = default_name(TaskRun(Path(), dag_id="d" * 250, run_id="r"))
-        other = default_name(TaskRun(Path(), dag_id="d" * 250, run_id="s"))
+        second_name = default_name(TaskRun(Path(), dag_id="d" * 250, run_id="s"))
 
         assert name == f"{'d' * 239}-6a5e222d78fd813b"
-        assert name[:239] == other[:239]
-        assert name != other
+        assert name[:239] == second_name[:239]
+        assert name != second_name
 
     @pytest.mark.parametrize("length", [255, 256])
-    def test_one_that_just_fits_is_not_cut(self, length: int) -> None:
+    def test_name_within_the_limit_is_not_truncated(self, length: int) -> None:
         run_id = "r" * (length - len("media/submit/"))
 
         assert default_name(TaskRun(Path(), run_id=run_id)) == f"media/submit/{run_id}"
 
-    def test_the_longest_is_accepted(self, emulating: Any, tmp_path: Path) -> None:
+    def test_longest_name_is_accepted(self, serve_emulator: Any, tmp_path: Path) -> None:
         run = TaskRun(tmp_path / "xcoms.json", dag_id="d" * 250, run_id="r" * 250)
-        with emulating(speed=1e6) as emulator:
-            run.begin()
-            run.begin()
+        with serve_emulator(speed=1e6) as emulator:
+            run.start_try()
+            run.start_try()
 
             assert emulator.job_names == [default_name(run)]
 
 
-class Store:
-    """What Airflow 3.3 keeps of a task run, as JSON."""
+class FakeStateStore:
+    """The task state store of Airflow 3.3: JSON values that survive a retry."""
 
-    def __init__(self, kept: Any = None) -> None:
-        self.kept: dict[str, str] = {}
-        self.then = kept
+    def __init__(self, fixed_value: Any = None) -> None:
+        self.values: dict[str, str] = {}
+        self.fixed_value = fixed_value
 
     def get(self, key: str, default: Any = None) -> Any:
-        if isinstance(self.then, Exception):
-            raise self.then
-        if self.then is not None:
-            return self.then
-        return json.loads(self.kept[key]) if key in self.kept else default
+        if isinstance(self.fixed_value, Exception):
+            raise self.fixed_value
+        if self.fixed_value is not None:
+            return self.fixed_value
+        return json.loads(self.values[key]) if key in self.values else default
 
     def set(self, key: str, value: Any, *, retention: timedelta | None = None) -> None:
-        if isinstance(self.then, Exception):
-            raise self.then
-        self.kept[key] = json.dumps(value)
+        if isinstance(self.fixed_value, Exception):
+            raise self.fixed_value
+        self.values[key] = json.dumps(value)
 
 
 class TestStateStore:
     @pytest.fixture
     def run(self, run: TaskRun) -> TaskRun:
-        return TaskRun(run.kept, store=Store())
+        return TaskRun(run.xcom_file, task_state_store=FakeStateStore())
 
     @pytest.mark.parametrize("status", [*UNFINISHED, "completed"])
-    def test_a_retry_asks_for_the_job_that_was_kept(self, serving: Any, run: TaskRun, status: str) -> None:
-        with serving(Account()) as account:
-            job_id = run.begin(wait_for_completion=False)
+    def test_retry_uses_the_stored_job(self, serve_account: Any, run: TaskRun, status: str) -> None:
+        with serve_account(AccountResponses()) as account:
+            job_id = run.start_try(wait_for_completion=False)
             account.jobs[0]["Status"] = status
-            account.asked.clear()
-            report = run.begin()
+            account.requests.clear()
+            report = run.start_try()
 
         assert report == completed(job_id)
-        assert account.asked[0] == f"GET /jobs/{job_id}"
-        assert not {LOOK_UP, SUBMIT} & set(account.asked)
+        assert account.requests[0] == f"GET /jobs/{job_id}"
+        assert not {LOOKUP, SUBMIT} & set(account.requests)
 
-    def test_a_retry_finds_a_job_that_no_list_shows(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(unseen_for=100)) as account:
-            reports = [run.begin(), run.begin()]
+    def test_retry_finds_a_job_that_is_not_listed(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses(hidden_for=100)) as account:
+            reports = [run.start_try(), run.start_try()]
 
         assert reports == [completed(account.jobs[0]["Id"])] * 2
         assert account.count(SUBMIT) == 1
 
     @pytest.mark.parametrize("if_exists", ["reuse", "submit"])
     @pytest.mark.parametrize("status", ["failed", "cancelled"])
-    def test_a_kept_job_that_failed(self, serving: Any, run: TaskRun, status: str, if_exists: str) -> None:
-        with serving(Account()) as account:
-            run.begin(wait_for_completion=False)
+    def test_stored_job_failed(self, serve_account: Any, run: TaskRun, status: str, if_exists: str) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(wait_for_completion=False)
             account.jobs[0]["Status"] = status
-            account.asked.clear()
-            report = run.begin(if_exists=if_exists)
+            account.requests.clear()
+            report = run.start_try(if_exists=if_exists)
 
         assert report == completed(account.jobs[1]["Id"])
-        assert (account.count(LOOK_UP), account.count(SUBMIT)) == (1, 1)
+        assert (account.count(LOOKUP), account.count(SUBMIT)) == (1, 1)
 
-    def test_a_kept_job_that_failed_and_another_that_runs(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(wait_for_completion=False)
+    def test_stored_job_failed_and_another_job_is_running(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(wait_for_completion=False)
             account.jobs[0]["Status"] = "failed"
-            account.jobs.append(a_job(default_name(run), "in_progress"))
-            report = run.begin()
+            account.jobs.append(make_job(default_name(run), "in_progress"))
+            report = run.start_try()
 
         assert report == completed(account.jobs[1]["Id"])
         assert account.count(SUBMIT) == 1
 
-    def test_a_kept_job_that_completed_will_not_do_for_submit(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            reports = [run.begin(), run.begin(if_exists="submit")]
+    def test_stored_completed_job_is_not_reused_with_submit(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            reports = [run.start_try(), run.start_try(if_exists="submit")]
 
         assert reports == [completed(job["Id"]) for job in account.jobs]
         assert account.count(SUBMIT) == 2
 
-    def test_a_kept_job_that_is_gone(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin()
+    def test_stored_job_does_not_exist_any_more(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try()
             account.jobs.clear()
-            report = run.begin()
+            report = run.start_try()
 
         assert report == completed(account.jobs[0]["Id"])
 
-    def test_a_kept_job_of_another_name(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(name="monday", wait_for_completion=False)
-            account.asked.clear()
-            report = run.begin(name="tuesday")
+    def test_stored_job_of_another_name(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(name="monday", wait_for_completion=False)
+            account.requests.clear()
+            report = run.start_try(name="tuesday")
 
         assert [job["Name"] for job in account.jobs] == ["monday", "tuesday"]
         assert report == completed(account.jobs[1]["Id"])
-        assert account.asked[:2] == [LOOK_UP, SUBMIT]
+        assert account.requests[:2] == [LOOKUP, SUBMIT]
 
-    def test_a_kept_job_whose_name_is_not_what_was_kept(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(name="monday")
+    def test_stored_job_with_a_different_name_in_the_api(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(name="monday")
             account.jobs[0]["Name"] = "tuesday"
-            run.begin(name="monday")
+            run.start_try(name="monday")
 
         assert account.count(SUBMIT) == 2
 
-    def test_a_kept_job_that_is_told_without_its_name(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            job_id = run.begin(wait_for_completion=False)
+    def test_stored_job_without_a_name_in_the_api(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            job_id = run.start_try(wait_for_completion=False)
             del account.jobs[0]["Name"]
-            report = run.begin()
+            report = run.start_try()
 
         assert report == completed(job_id)
         assert account.count(SUBMIT) == 1
 
-    def test_a_kept_job_for_another_file(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            run.begin(name="monday")
-            with pytest.raises(ValueError, match=r"analyses media/monday\.mp4, not media/tuesday\.mp4"):
-                run.begin(name="monday", source={**FILE, "object_key": "tuesday.mp4"})
+    def test_stored_job_for_another_file(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(name="monday")
+            with pytest.raises(
+                ValueError, match=r"already belongs to job .* for media/monday\.mp4, not media/tuesday\.mp4"
+            ):
+                run.start_try(name="monday", source={**FILE, "object_key": "tuesday.mp4"})
 
         assert account.count(SUBMIT) == 1
 
     @pytest.mark.parametrize(
-        "kept",
+        "stored_value",
         [
             RuntimeError("no database"),
             "12345",
@@ -788,52 +843,52 @@ class TestStateStore:
             {"name": "monday", "job_id": None},
             {"name": "monday", "job_id": ".."},
             {"name": "monday", "job_id": ["12345"]},
-            {"name": "monday", "job_id": "nobody-knows-it"},
+            {"name": "monday", "job_id": "unknown-job"},
         ],
         ids=repr,
     )
-    def test_a_store_that_is_of_no_use(self, serving: Any, tmp_path: Path, kept: Any) -> None:
-        run = TaskRun(tmp_path / "xcoms.json", store=Store(kept))
-        with serving(Account()) as account:
-            reports = [run.begin(name="monday"), run.begin(name="monday")]
+    def test_unusable_state_store_is_ignored(self, serve_account: Any, tmp_path: Path, stored_value: Any) -> None:
+        run = TaskRun(tmp_path / "xcoms.json", task_state_store=FakeStateStore(stored_value))
+        with serve_account(AccountResponses()) as account:
+            reports = [run.start_try(name="monday"), run.start_try(name="monday")]
 
         assert reports == [completed(account.jobs[0]["Id"])] * 2
         assert account.count(SUBMIT) == 1
 
-    @may_pass
-    def test_trouble_in_asking_for_the_kept_job(self, serving: Any, run: TaskRun, trouble: Any) -> None:
-        with serving(Account(), **in_time(trouble)) as account:
-            job_id = run.begin(wait_for_completion=False)
-            account.troubles[f"GET /jobs/{job_id}"] = trouble
-            report = run.begin()
+    @every_transient_fault
+    def test_transient_error_for_the_stored_job_is_retried(self, serve_account: Any, run: TaskRun, fault: Any) -> None:
+        with serve_account(AccountResponses(), **timeout_for(fault)) as account:
+            job_id = run.start_try(wait_for_completion=False)
+            account.faults[f"GET /jobs/{job_id}"] = fault
+            report = run.start_try()
 
         assert report == completed(job_id)
         assert account.count(SUBMIT) == 1
 
 
-class TestDeferring:
-    def test_defers_as_the_sensor_does(self, serving: Any, run: TaskRun) -> None:
-        options = {"poke_interval": 7, "timeout": 3600, "max_error_count": 3, "fetch_metadata": True}
-        with serving(Account()) as account:
-            task = deferred(run, **options)
+class TestDeferrable:
+    def test_defers_like_the_sensor(self, serve_account: Any, run: TaskRun) -> None:
+        options = {"poke_interval": 7, "timeout": 3600}
+        with serve_account(AccountResponses()) as account:
+            task = defer(run, **options)
             account.jobs[0]["Status"] = "in_progress"
             sensor = WasabiJobSensor(task_id="wait", job_id=account.jobs[0]["Id"], deferrable=True, **options)
-            with pytest.raises(TaskDeferred) as sensors:
+            with pytest.raises(TaskDeferred) as caught:
                 sensor.execute({})
 
-        assert task.trigger.serialize() == sensors.value.trigger.serialize()
-        assert task.method_name == sensors.value.method_name
+        assert task.trigger.serialize() == caught.value.trigger.serialize()
+        assert task.method_name == caught.value.method_name
         assert 3590 < task.timeout.total_seconds() <= 3600
         assert run.xcoms == {"job_id": account.jobs[0]["Id"]}
 
-    def test_a_job_that_is_over_needs_no_triggerer(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(born="completed")) as account:
-            assert run.begin(deferrable=True) == completed(account.jobs[0]["Id"])
+    def test_finished_job_is_not_deferred(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses(initial_status="completed")) as account:
+            assert run.start_try(deferrable=True) == completed(account.jobs[0]["Id"])
 
     @pytest.mark.parametrize("if_exists", ["reuse", "submit"])
-    @pytest.mark.parametrize("xcom", ["there", "gone"])
+    @pytest.mark.parametrize("xcom", ["kept", "cleared"])
     @pytest.mark.parametrize(
-        ("status", "error_count", "ends"),
+        ("status", "error_count", "expected_error"),
         [
             ("completed", 0, None),
             ("completed", 2, WasabiJobFailed),
@@ -841,42 +896,49 @@ class TestDeferring:
             ("cancelled", 0, WasabiJobCancelled),
         ],
     )
-    def test_ends_as_the_sensor_does(
-        self, serving: Any, run: TaskRun, status: str, error_count: int, ends: Any, xcom: str, if_exists: str
+    def test_outcomes_are_those_of_the_sensor(
+        self,
+        serve_account: Any,
+        run: TaskRun,
+        status: str,
+        error_count: int,
+        expected_error: Any,
+        xcom: str,
+        if_exists: str,
     ) -> None:
-        # The older one, by that name, is not what was waited for.
-        with serving(Account(a_job("monday", "failed"))) as account:
-            task = deferred(run, name="monday", if_exists=if_exists)
+        # The older job of that name must not be used.
+        with serve_account(AccountResponses(make_job("monday", "failed"))) as account:
+            task = defer(run, name="monday", if_exists=if_exists)
             job = account.jobs[1]
             job |= {"Status": status, "ErrorCount": error_count}
-            if xcom == "gone":
+            if xcom == "cleared":
                 run.clear_xcoms()
-            resumed = {"name": "monday", "if_exists": if_exists, "max_error_count": 1}
-            if ends is None:
-                assert run.resume(task.method_name, fired(task), **resumed) == completed(job["Id"])
+            arguments = {"name": "monday", "if_exists": if_exists, "max_error_count": 1}
+            if expected_error is None:
+                assert run.resume_try(task.method_name, resume_kwargs(task), **arguments) == completed(job["Id"])
             else:
-                with pytest.raises(ends, match=job["Id"]):
-                    run.resume(task.method_name, fired(task), **resumed)
+                with pytest.raises(expected_error, match=job["Id"]):
+                    run.resume_try(task.method_name, resume_kwargs(task), **arguments)
 
         assert account.count(SUBMIT) == 1
 
-    @pytest.mark.parametrize("xcom", ["there", "gone"])
-    def test_an_error_event_is_that_error(self, serving: Any, run: TaskRun, xcom: str) -> None:
-        with serving(Account()) as account:
-            task = deferred(run)
-            account.troubles[f"GET /jobs/{account.jobs[0]['Id']}/status"] = answer(403)
-            if xcom == "gone":
+    @pytest.mark.parametrize("xcom", ["kept", "cleared"])
+    def test_error_event_is_raised_as_that_error(self, serve_account: Any, run: TaskRun, xcom: str) -> None:
+        with serve_account(AccountResponses()) as account:
+            task = defer(run)
+            account.faults[f"GET /jobs/{account.jobs[0]['Id']}/status"] = response(403)
+            if xcom == "cleared":
                 run.clear_xcoms()
-            with pytest.raises(errors.Forbidden, match=account.jobs[0]["Id"]):
-                run.resume(task.method_name, fired(task))
+            with pytest.raises(exceptions.PermissionDeniedError, match=account.jobs[0]["Id"]):
+                run.resume_try(task.method_name, resume_kwargs(task))
 
         assert account.count(SUBMIT) == 1
 
-    @pytest.mark.parametrize("says", ["Trigger timeout", "Trigger/execution timeout"], ids=["3.x", "2.11"])
+    @pytest.mark.parametrize("message", ["Trigger timeout", "Trigger/execution timeout"], ids=["3.x", "2.11"])
     @pytest.mark.parametrize("if_exists", ["reuse", "submit"])
-    @pytest.mark.parametrize("xcom", ["there", "gone"])
+    @pytest.mark.parametrize("xcom", ["kept", "cleared"])
     @pytest.mark.parametrize(
-        ("status", "ends"),
+        ("status", "expected_error"),
         [
             *[(status, AirflowSensorTimeout) for status in UNFINISHED],
             ("completed", None),
@@ -884,92 +946,103 @@ class TestDeferring:
             ("cancelled", WasabiJobCancelled),
         ],
     )
-    def test_when_the_time_is_up_the_last_look_counts(
-        self, serving: Any, run: TaskRun, status: str, ends: Any, xcom: str, if_exists: str, says: str
+    def test_last_poll_at_the_timeout_counts(
+        self,
+        serve_account: Any,
+        run: TaskRun,
+        status: str,
+        expected_error: Any,
+        xcom: str,
+        if_exists: str,
+        message: str,
     ) -> None:
-        # The older one, by that name, is not what was waited for.
-        with serving(Account(a_job("monday", "failed"))) as account:
-            deferred(run, name="monday", if_exists=if_exists)
+        # The older job of that name must not be used.
+        with serve_account(AccountResponses(make_job("monday", "failed"))) as account:
+            defer(run, name="monday", if_exists=if_exists)
             _, job = account.jobs
             job["Status"] = status
-            if xcom == "gone":
+            if xcom == "cleared":
                 run.clear_xcoms()
-            resumed = {"name": "monday", "if_exists": if_exists}
-            if ends is None:
-                assert run.resume("__fail__", {"error": says}, **resumed) == completed(job["Id"])
+            arguments = {"name": "monday", "if_exists": if_exists}
+            if expected_error is None:
+                assert run.resume_try("__fail__", {"error": message}, **arguments) == completed(job["Id"])
             else:
-                with pytest.raises(ends, match=job["Id"]):
-                    run.resume("__fail__", {"error": says}, **resumed)
+                with pytest.raises(expected_error, match=job["Id"]):
+                    run.resume_try("__fail__", {"error": message}, **arguments)
 
         assert account.count(SUBMIT) == 1
 
-    def test_an_older_job_is_no_answer_when_the_xcom_is_gone(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(a_job("monday", "completed"))) as account:
-            deferred(run, name="monday", if_exists="submit")
+    def test_older_job_is_not_used_without_the_xcom(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses(make_job("monday", "completed"))) as account:
+            defer(run, name="monday", if_exists="submit")
             account.jobs[1]["Status"] = "failed"
             run.clear_xcoms()
             with pytest.raises(WasabiJobFailed, match=account.jobs[1]["Id"]):
-                run.resume("__fail__", {"error": "Trigger timeout"}, name="monday", if_exists="submit")
+                run.resume_try("__fail__", {"error": "Trigger timeout"}, name="monday", if_exists="submit")
 
-    def test_an_event_of_another_job_than_the_newest(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            task = deferred(run, name="monday")
+    def test_event_of_a_job_that_is_not_the_newest(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            task = defer(run, name="monday")
             account.jobs[0]["Status"] = "failed"
-            account.jobs.append(a_job("monday", "in_progress"))
+            account.jobs.append(make_job("monday", "in_progress"))
             run.clear_xcoms()
             with pytest.raises(WasabiJobFailed, match=account.jobs[0]["Id"]):
-                run.resume(task.method_name, fired(task), name="monday")
+                run.resume_try(task.method_name, resume_kwargs(task), name="monday")
 
-        # Why it failed, too, is asked of that one.
-        assert account.asked[-1] == f"GET /jobs/{account.jobs[0]['Id']}/errors"
-        assert account.count(LOOK_UP) == 1
+        # The error code is also requested for that job.
+        assert account.requests[-1] == f"GET /jobs/{account.jobs[0]['Id']}/errors"
+        assert account.count(LOOKUP) == 1
 
-    def test_the_xcom_tells_which_job_it_is(self, serving: Any, tmp_path: Path) -> None:
+    def test_xcom_identifies_the_job(self, serve_account: Any, tmp_path: Path) -> None:
         run = TaskRun(tmp_path / "xcoms.json", map_index=3)
-        with serving(Account()) as account:
-            deferred(run, name="monday")
+        with serve_account(AccountResponses()) as account:
+            defer(run, name="monday")
             account.jobs[0]["Status"] = "failed"
-            account.jobs.append(a_job("monday", "in_progress"))
+            account.jobs.append(make_job("monday", "in_progress"))
             with pytest.raises(WasabiJobFailed, match=account.jobs[0]["Id"]):
-                run.resume("__fail__", {"error": "Trigger timeout"}, name="monday")
+                run.resume_try("__fail__", {"error": "Trigger timeout"}, name="monday")
 
-        assert account.count(LOOK_UP) == 1
+        assert account.count(LOOKUP) == 1
 
-    def test_a_newer_job_that_failed_is_not_what_was_waited_for(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account(a_job("monday", "in_progress"), a_job("monday", "failed"))) as account:
-            deferred(run, name="monday")
+    def test_newer_failed_job_is_not_used(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(
+            AccountResponses(make_job("monday", "in_progress"), make_job("monday", "failed"))
+        ) as account:
+            defer(run, name="monday")
             account.jobs[0]["Status"] = "in_progress"
             run.clear_xcoms()
             with pytest.raises(AirflowSensorTimeout, match=account.jobs[0]["Id"]):
-                run.resume("__fail__", {"error": "Trigger timeout"}, name="monday")
+                run.resume_try("__fail__", {"error": "Trigger timeout"}, name="monday")
 
-    def test_neither_the_xcom_nor_the_job_is_there(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            deferred(run, name="monday")
+    def test_missing_xcom_and_missing_job(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            defer(run, name="monday")
             run.clear_xcoms()
             account.jobs.clear()
-            with pytest.raises(errors.NotFound, match=r"job named 'monday', and there is none on .* 'wasabi_default'"):
-                run.resume("__fail__", {"error": "Trigger timeout"}, name="monday")
+            with pytest.raises(
+                exceptions.NotFoundError, match=r"job named 'monday', but connection 'wasabi_default' has none"
+            ):
+                run.resume_try("__fail__", {"error": "Trigger timeout"}, name="monday")
 
-    def test_a_trigger_that_breaks_must_be_seen(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            deferred(run)
+    def test_trigger_failure_is_raised(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            defer(run)
             with pytest.raises(AirflowException, match="Trigger failure"):
-                run.resume("__fail__", {"error": "Trigger failure", "traceback": ["boom"]})
+                run.resume_try("__fail__", {"error": "Trigger failure", "traceback": ["boom"]})
 
         assert account.count(SUBMIT) == 1
 
-    def test_a_retry_of_a_task_that_deferred_makes_no_second_job(self, serving: Any, run: TaskRun) -> None:
-        with serving(Account()) as account:
-            deferred(run)
+    def test_retry_of_a_deferred_task_submits_no_second_job(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            defer(run)
             account.jobs[0]["Status"] = "in_progress"
-            deferred_again = deferred(run)
+            second_deferral = defer(run)
 
         assert account.count(SUBMIT) == 1
-        assert deferred_again.trigger.job_id == account.jobs[0]["Id"]
+        assert second_deferral.trigger.job_id == account.jobs[0]["Id"]
 
 
-bad_when_parsed = [
+INVALID_ARGUMENTS = [
     *[("name", name) for name in ("", "  ", "None", "n" * 257, 5, ["monday"])],
     *[
         ("source", source)
@@ -982,10 +1055,13 @@ bad_when_parsed = [
     ("source", {"Bucket": "media", "ObjectKey": "monday.mp4"}),
     ("source", {**FILE, "bucket": "", "object_key": "{{ ds }}.mp4"}),
     ("source", {"bucket": "{{ ds }}"}),
-    *[("destination", place) for place in (None, "results", {}, {"bucket": "results"}, {"region": "us-east-1"})],
+    *[
+        ("destination", destination)
+        for destination in (None, "results", {}, {"bucket": "results"}, {"region": "us-east-1"})
+    ],
     ("destination", {**RESULTS, "region": ""}),
     ("destination", {**RESULTS, "endpoint": "https://s3.example.com"}),
-    *[("services", services) for services in (None, "ocr", [], {}, (), [5], ["ocr", "orc"], {"orc": ""}, ["OCR"])],
+    *[("services", services) for services in (None, "ocr", [], {}, (), [5], ["ocr", " ocr"], {"": ""}, [""])],
     *[("services", {"ocr": value}) for value in (None, {}, "yes", {"config": 1}, {"config": {}, "more": 1})],
     ("services", {"ocr": {"config": {"threshold": float("nan")}}}),
     *[("priority", priority) for priority in (0, 11, -1, True, 1.5, "5")],
@@ -999,72 +1075,80 @@ bad_when_parsed = [
 
 
 class TestArguments:
-    @pytest.mark.parametrize(("field", "value"), bad_when_parsed)
-    def test_what_is_wrong_is_an_error_when_the_file_is_parsed(self, field: str, value: Any) -> None:
-        with pytest.raises(ValueError, match=f"^{field} of task 'submit' "):
-            submitting(**{field: value})
+    @pytest.mark.parametrize(("field", "value"), INVALID_ARGUMENTS)
+    def test_invalid_literal_argument_is_rejected_at_parse_time(self, field: str, value: Any) -> None:
+        with pytest.raises(ValueError, match=rf"^(\w+ in |Unknown keys? .* in )?{field} of task 'submit'"):
+            submit_task(**{field: value})
 
     @pytest.mark.parametrize("seconds", [0, timedelta(0)])
-    def test_poke_interval_must_be_positive_to_defer(self, seconds: Any) -> None:
+    def test_deferrable_needs_a_positive_poke_interval(self, seconds: Any) -> None:
         with pytest.raises(ValueError, match=r"^poke_interval of task 'submit' is 0"):
-            submitting(poke_interval=seconds, deferrable=True)
+            submit_task(poke_interval=seconds, deferrable=True)
 
-        submitting(poke_interval=seconds)
+        submit_task(poke_interval=seconds)
 
     @pytest.mark.parametrize("field", ["access_key", "AccessKey", "secret_key", "aws_secret_access_key"])
-    def test_keys_in_the_source_are_refused_and_not_shown(self, field: str) -> None:
-        with pytest.raises(ValueError, match=f"^source of task 'submit' has {field}, .* see source_conn_id") as caught:
-            submitting(source={**FILE, field: SECRET_KEY})
+    def test_keys_in_the_source_are_rejected_and_not_shown(self, field: str) -> None:
+        with pytest.raises(
+            ValueError, match=f"^Unknown key {field!r} in source of task 'submit'.* see source_conn_id"
+        ) as caught:
+            submit_task(source={**FILE, field: SECRET_KEY})
 
         assert SECRET_KEY not in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("field", "template", "says"),
+        ("field", "template", "message"),
         [
-            ("name", "{{ empty }}", "is ''"),
-            ("name", "{{ nothing }}", "is 'None'"),
-            ("name", "{{ long }}", "has 300 characters, and 256 is the most"),
-            ("batch", "{{ empty }}", "is ''"),
-            ("batch", "{{ nothing }}", "is 'None'"),
-            ("batch", "{{ long }}", "has 300 characters, and 256 is the most"),
-            ("source", "{{ file }}", "is a str, and must be a dict"),
-            ("source", {**FILE, "bucket": "{{ empty }}"}, "has the bucket ''"),
-            ("source", {**FILE, "object_key": "{{ nothing }}"}, "has the object_key 'None'"),
-            ("source", {**FILE, "region": "{% if no %}us-east-1{% endif %}"}, "has the region ''"),
-            ("destination", {**RESULTS, "bucket": "{{ nothing }}"}, "has the bucket 'None'"),
-            ("destination", {**RESULTS, "region": "{{ empty }}"}, "has the region ''"),
-            ("services", "{{ services }}", "must be a list of services, or a dict"),
-            ("services", ["ocr", "{{ empty }}"], "names '', which is no service"),
-            ("services", {"ocr": "{{ nothing }}"}, "has 'None' for ocr"),
-            ("wasabi_conn_id", "{{ empty }}", "is '', which is no id"),
-            ("wasabi_conn_id", "{{ nothing }}", "is 'None', which is no id"),
+            ("name", "{{ empty }}", "name of task .* is ''"),
+            ("name", "{{ nothing }}", "name of task .* is 'None'"),
+            ("name", "{{ long }}", "name of task .* has 300 characters, but at most 256 are allowed"),
+            ("batch", "{{ empty }}", "batch of task .* is ''"),
+            ("batch", "{{ nothing }}", "batch of task .* is 'None'"),
+            ("batch", "{{ long }}", "batch of task .* has 300 characters, but at most 256 are allowed"),
+            ("source", "{{ file }}", "source of task .* is a str, but must be a dict"),
+            ("source", {**FILE, "bucket": "{{ empty }}"}, "bucket in source of task .* is ''"),
+            ("source", {**FILE, "object_key": "{{ nothing }}"}, "object_key in source of task .* is 'None'"),
+            ("source", {**FILE, "region": "{% if no %}us-east-1{% endif %}"}, "region in source of task .* is ''"),
+            ("destination", {**RESULTS, "bucket": "{{ nothing }}"}, "bucket in destination of task .* is 'None'"),
+            ("destination", {**RESULTS, "region": "{{ empty }}"}, "region in destination of task .* is ''"),
+            ("services", "{{ services }}", "services of task .* must be a list of services, or a dict"),
+            ("services", ["ocr", "{{ empty }}"], "services of task .* has the service ''"),
+            ("services", {"ocr": "{{ nothing }}"}, "services of task .* has 'None' for ocr"),
+            ("wasabi_conn_id", "{{ empty }}", "wasabi_conn_id of task .* is '', but must be a connection id"),
+            ("wasabi_conn_id", "{{ nothing }}", "wasabi_conn_id of task .* is 'None', but must be a connection id"),
         ],
     )
-    def test_what_renders_wrong_is_an_error_and_nothing_is_sent(
-        self, serving: Any, run: TaskRun, field: str, template: Any, says: str
+    def test_invalid_rendered_argument_is_rejected_before_any_request(
+        self, serve_account: Any, run: TaskRun, field: str, template: Any, message: str
     ) -> None:
-        task = submitting(**{field: template})
+        task = submit_task(**{field: template})
         task.render_template_fields(
             {"empty": "", "nothing": None, "long": "n" * 300, "file": FILE, "services": ["ocr"]}
         )
-        with serving(Account()) as account, pytest.raises(ValueError, match=f"^{field} of task 'submit' {says}"):
+        with (
+            serve_account(AccountResponses()) as account,
+            pytest.raises(ValueError, match=f"^{message}"),
+        ):
             execute(task, run.context)
 
-        assert account.asked == []
+        assert account.requests == []
 
     @pytest.mark.parametrize("field", ["source", "destination", "services", "wasabi_conn_id"])
-    def test_what_renders_to_none_itself(self, serving: Any, run: TaskRun, field: str) -> None:
+    def test_argument_rendered_to_none(self, serve_account: Any, run: TaskRun, field: str) -> None:
         with DAG("native", schedule=None, render_template_as_native_obj=True):
-            task = submitting(**{field: "{{ nothing }}"})
+            task = submit_task(**{field: "{{ nothing }}"})
         task.render_template_fields({"nothing": None})
         assert getattr(task, field) is None
-        with serving(Account()) as account, pytest.raises(ValueError, match=f"^{field} of task 'submit' .*"):
+        with (
+            serve_account(AccountResponses()) as account,
+            pytest.raises(ValueError, match=f"^{field} of task 'submit' .*"),
+        ):
             execute(task, run.context)
 
-        assert account.asked == []
+        assert account.requests == []
 
-    def test_templates(self, connect: Any, monkeypatch: Any, run: TaskRun) -> None:
-        task = submitting(
+    def test_template_fields(self, set_connection: Any, monkeypatch: Any, run: TaskRun) -> None:
+        task = submit_task(
             name="{{ day }} of {{ ds }}",
             source={"bucket": "{{ bucket }}", "object_key": "{{ day }}.mp4"},
             destination={**RESULTS, "region": "{{ region }}"},
@@ -1083,7 +1167,7 @@ class TestArguments:
                 "cloud": "a_cloud",
             }
         )
-        account = Account()
+        account = AccountResponses()
         with Loopback(account) as server:
             keys = {"login": "access", "password": "secret"}
             monkeypatch.setenv(
@@ -1092,7 +1176,7 @@ class TestArguments:
             monkeypatch.setenv("AIRFLOW_CONN_A_CLOUD", json.dumps({"conn_type": "aws", **keys}))
             execute(task, run.context)
 
-        assert account.posted == [
+        assert account.posted_bodies == [
             {
                 "Name": "monday of 2026-01-01",
                 "Source": {
@@ -1103,53 +1187,56 @@ class TestArguments:
                 },
                 "Destination": {"Bucket": "results", "Region": "eu-central-1"},
                 "Services": {"ocr": "", "logo": {"config": {"only": ["monday"]}}},
+                "Priority": 5,
                 "Batch": "2026-01-01",
             }
         ]
 
-    def test_templates_of_whole_fields(self, serving: Any, run: TaskRun) -> None:
+    def test_templates_of_complete_fields(self, serve_account: Any, run: TaskRun) -> None:
         with DAG("native", schedule=None, render_template_as_native_obj=True):
-            task = submitting(source="{{ file }}", destination="{{ place }}", services="{{ services }}")
+            task = submit_task(source="{{ file }}", destination="{{ place }}", services="{{ services }}")
         task.render_template_fields({"file": FILE, "place": RESULTS, "services": ["ocr", "s2t"]})
-        with serving(Account()) as account:
+        with serve_account(AccountResponses()) as account:
             execute(task, run.context)
 
-        assert account.posted[0]["Source"] == {"Bucket": "media", "ObjectKey": "monday.mp4"}
-        assert account.posted[0]["Destination"] == {"Bucket": "results", "Region": "us-east-1"}
-        assert account.posted[0]["Services"] == {"ocr": "", "s2t": ""}
+        assert account.posted_bodies[0]["Source"] == {"Bucket": "media", "ObjectKey": "monday.mp4"}
+        assert account.posted_bodies[0]["Destination"] == {"Bucket": "results", "Region": "us-east-1"}
+        assert account.posted_bodies[0]["Services"] == {"ocr": "", "s2t": ""}
 
 
-class TestKeysOfTheSource:
+class TestSourceKeys:
     ACCESS_KEY, SECRET_KEY = "SOURCE+KEY/0123456789", "source/secret+key=0123456789"
 
     @pytest.fixture
-    def seen(self, monkeypatch: Any, caplog: Any, capfd: Any) -> Any:
-        """Collect what is logged, by whichever kind of logger, and what is printed."""
+    def captured_log(self, monkeypatch: Any, caplog: Any, capfd: Any) -> Any:
+        """Return everything that was logged or printed."""
         caplog.set_level(logging.DEBUG)
-        for kind in (WasabiSubmitJobOperator, WasabiJobSensor, WasabiJobsHook):
-            monkeypatch.setattr(kind, "log", logging.getLogger(kind.__name__))
+        for cls in (WasabiSubmitJobOperator, WasabiJobSensor, WasabiJobsHook):
+            monkeypatch.setattr(cls, "log", logging.getLogger(cls.__name__))
         keys = {"login": self.ACCESS_KEY, "password": self.SECRET_KEY}
         monkeypatch.setenv("AIRFLOW_CONN_A_CLOUD", json.dumps({"conn_type": "aws", **keys}))
 
-        def said() -> str:
+        def log_text() -> str:
             printed = capfd.readouterr()
             return f"{caplog.text}{printed.out}{printed.err}"
 
-        return said
+        return log_text
 
-    def check(self, said: str) -> None:
+    def check(self, log_text: str) -> None:
         for key in (self.ACCESS_KEY, self.SECRET_KEY, ACCESS_KEY, SECRET_KEY):
-            assert key not in said
-            assert repr(key)[1:-1] not in said
+            assert key not in log_text
+            assert repr(key)[1:-1] not in log_text
 
-    def test_are_in_the_body_and_nowhere_else(self, connect: Any, seen: Any, run: TaskRun) -> None:
-        echo = json_answer({"Error": f"{self.ACCESS_KEY}:{self.SECRET_KEY} {ACCESS_KEY}:{SECRET_KEY}"}, 500)
-        task = submitting(source_conn_id="a_cloud", deferrable=True, poke_interval=5)
-        with Loopback(Account(posts=((False, echo),))) as server:
-            connect(server.url)
+    def test_source_keys_are_in_the_request_body_only(
+        self, set_connection: Any, captured_log: Any, run: TaskRun
+    ) -> None:
+        echo = json_response({"Error": f"{self.ACCESS_KEY}:{self.SECRET_KEY} {ACCESS_KEY}:{SECRET_KEY}"}, 500)
+        task = submit_task(source_conn_id="a_cloud", deferrable=True, poke_interval=5)
+        with Loopback(AccountResponses(post_responses=((False, echo),))) as server:
+            set_connection(server.url)
             with pytest.raises(TaskDeferred) as deferred:
                 execute(task, run.context)
-            run.resume("__fail__", {"error": "Trigger timeout"}, source_conn_id="a_cloud")
+            run.resume_try("__fail__", {"error": "Trigger timeout"}, source_conn_id="a_cloud")
 
         submitted = [request for request in server.requests if request.method == "POST"]
         assert len(submitted) == 2
@@ -1158,51 +1245,55 @@ class TestKeysOfTheSource:
             assert (source.get("AccessKey"), source.get("SecretKey")) == (
                 (self.ACCESS_KEY, self.SECRET_KEY) if source else (None, None)
             )
-            # Whatever else was sent.
-            rest = request.raw[: -len(request.body)] if request.body else request.raw
-            assert self.ACCESS_KEY.encode() not in rest
-            assert self.SECRET_KEY.encode() not in rest
-        said = seen()
-        assert "is submitted. Its id is" in said
-        assert "may have been submitted or not" in said
-        rendered = {field: getattr(task, field) for field in task.template_fields}
-        self.check(f"{said}{task!r}{vars(task)}{rendered}{run.xcoms}{deferred.value.trigger.serialize()}")
+            # Everything except the body.
+            other_bytes = request.raw[: -len(request.body)] if request.body else request.raw
+            assert self.ACCESS_KEY.encode() not in other_bytes
+            assert self.SECRET_KEY.encode() not in other_bytes
+        log_text = captured_log()
+        assert "Submitted job " in log_text
+        assert "Unclear whether job " in log_text
+        rendered_fields = {field: getattr(task, field) for field in task.template_fields}
+        self.check(f"{log_text}{task!r}{vars(task)}{rendered_fields}{run.xcoms}{deferred.value.trigger.serialize()}")
 
-    @pytest.mark.parametrize("kind", ["text", "code", "rubbish"])
-    def test_are_not_in_an_error(self, serving: Any, seen: Any, run: TaskRun, kind: str) -> None:
+    @pytest.mark.parametrize("field", ["text", "code", "invalid response"])
+    def test_source_keys_are_not_in_an_error(
+        self, serve_account: Any, captured_log: Any, run: TaskRun, field: str
+    ) -> None:
         echo = f"{self.ACCESS_KEY}:{self.SECRET_KEY}"
-        answers = {
-            "text": json_answer({"Error": echo}, 400),
-            "code": json_answer({"ErrorCode": echo}, 400),
-            "rubbish": json_answer({"Job": {"Id": "", "Name": echo}}),
+        responses = {
+            "text": json_response({"Error": echo}, 400),
+            "code": json_response({"ErrorCode": echo}, 400),
+            "invalid response": json_response({"Job": {"Id": "", "Name": echo}}),
         }
         with (
-            serving(Account(posts=((False, answers[kind]),))) as account,
-            pytest.raises(errors.AirError) as caught,
+            serve_account(AccountResponses(post_responses=((False, responses[field]),))) as account,
+            pytest.raises(exceptions.WasabiApiError) as caught,
         ):
-            run.begin(source_conn_id="a_cloud")
+            run.start_try(source_conn_id="a_cloud")
 
-        assert account.posted[0]["Source"]["SecretKey"] == self.SECRET_KEY
-        self.check(f"{seen()}{caught.value}{vars(caught.value)}{caught.getrepr(style='long', showlocals=False)}")
+        assert account.posted_bodies[0]["Source"]["SecretKey"] == self.SECRET_KEY
+        self.check(
+            f"{captured_log()}{caught.value}{vars(caught.value)}{caught.getrepr(style='long', showlocals=False)}"
+        )
 
     @pytest.mark.parametrize(
         ("conn_id", "fields"),
         [("nowhere", None), ("a_cloud", {"login": ""}), ("a_cloud", {"password": ""}), ("a_cloud", {"login": "a b"})],
     )
-    def test_that_can_not_be_used_are_an_error_and_nothing_is_submitted(
-        self, serving: Any, seen: Any, run: TaskRun, monkeypatch: Any, conn_id: str, fields: Any
+    def test_invalid_source_connection_is_an_error_before_submit(
+        self, serve_account: Any, captured_log: Any, run: TaskRun, monkeypatch: Any, conn_id: str, fields: Any
     ) -> None:
         if fields:
             keys = {"login": self.ACCESS_KEY, "password": self.SECRET_KEY, **fields}
             monkeypatch.setenv("AIRFLOW_CONN_A_CLOUD", json.dumps({"conn_type": "aws", **keys}))
         with (
-            serving(Account()) as account,
-            pytest.raises(errors.InvalidSettings, match=f"{conn_id!r}, which source_conn_id names") as caught,
+            serve_account(AccountResponses()) as account,
+            pytest.raises(exceptions.ConnectionConfigError, match=rf"{conn_id!r} \(source_conn_id\)") as caught,
         ):
-            run.begin(source_conn_id=conn_id)
+            run.start_try(source_conn_id=conn_id)
 
         assert account.count(SUBMIT) == 0
-        self.check(f"{seen()}{caught.value}")
+        self.check(f"{captured_log()}{caught.value}")
 
 
 DAG_FILE = """
@@ -1249,17 +1340,17 @@ with DAG(
 """
 
 
-def test_a_dag_run(emulating: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_dag_run(serve_emulator: Any, tmp_path: Path, monkeypatch: Any) -> None:
     from airflow.utils.db import initdb
 
-    file = tmp_path / "submits.py"
-    file.write_text(DAG_FILE)
+    dag_file = tmp_path / "submits.py"
+    dag_file.write_text(DAG_FILE)
     bundle = {"name": "submits", "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle"}
     bundles = [{**bundle, "kwargs": {"path": str(tmp_path), "refresh_interval": 300}}]
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST", json.dumps(bundles))
     initdb()
-    with emulating(speed=5) as emulator:
-        dag_run = runpy.run_path(str(file))["dag"].test()
+    with serve_emulator(speed=5) as emulator:
+        dag_run = runpy.run_path(str(dag_file))["dag"].test()
         tasks = {
             (ti.task_id, ti.map_index): (
                 ti.state,

@@ -1,9 +1,11 @@
-"""What the package depends on is what it says it depends on."""
+"""The declared dependencies are the imported ones."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
@@ -15,8 +17,8 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "airflow_wasabi_jobs"
-# What Airflow before 3.2 makes its connection form of, and brings itself: imported where it asks for the form.
-OF_THE_FORM = {"flask_appbuilder", "flask_babel", "wtforms"}
+# Used for the connection form by Airflow before 3.2, which installs them itself.
+CONNECTION_FORM_MODULES = {"flask_appbuilder", "flask_babel", "wtforms"}
 
 
 def declared() -> list[Requirement]:
@@ -34,30 +36,55 @@ def imported() -> Iterator[str]:
                 yield str(node.module)
 
 
-def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
-    tops = {name.partition(".")[0] for name in imported()} - set(sys.stdlib_module_names)
+def test_imported_packages_are_the_declared_dependencies() -> None:
+    modules = {name.partition(".")[0] for name in imported()} - set(sys.stdlib_module_names)
     distributions = packages_distributions()
     names = {canonicalize_name(requirement.name) for requirement in declared()}
-    needed = {
+    used = {
         canonicalize_name(distribution)
-        for top in tops - {"airflow", "airflow_wasabi_jobs"} - OF_THE_FORM
-        for distribution in distributions[top]
+        for module in modules - {"airflow", "airflow_wasabi_jobs"} - CONNECTION_FORM_MODULES
+        for distribution in distributions[module]
     }
 
-    assert needed | {"apache-airflow", "apache-airflow-providers-common-compat"} == names
+    assert used | {"apache-airflow", "apache-airflow-providers-common-compat"} == names
 
 
-def test_of_the_providers_of_airflow_only_the_declared_one_is_imported() -> None:
+def test_only_the_declared_airflow_provider_is_imported() -> None:
     providers = {name for name in imported() if name.startswith("airflow.providers")}
 
     assert providers
     assert all(f"{name}.".startswith("airflow.providers.common.compat.") for name in providers)
 
 
-def test_there_is_a_set_of_exactly_the_lowest_versions() -> None:
+def test_lowest_requirements_are_the_declared_lower_bounds() -> None:
     lines = (ROOT / "requirements" / "airflow-lowest.in").read_text().split()
 
     assert versions(map(Requirement, lines), "==") == versions(declared(), ">=")
+
+
+def test_the_pinned_sets_name_no_registry() -> None:
+    sets = list((ROOT / "requirements").glob("*.txt"))
+
+    assert sets
+    assert [path.name for path in sets if "://" in path.read_text()] == []
+
+
+def test_the_sdist_holds_what_its_tests_and_its_documentation_need(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)], cwd=ROOT, check=True
+    )
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert files >= {"LICENSE", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", ".ci/run"}
+    assert files >= {"docs/conf.py", "docs/index.md", "tests/conftest.py", "tests/test_packaging.py"}
+    assert files >= {file for folder in ("example_dags", "requirements") for file in files_of(folder)}
+    assert not [name for name in files if "_build" in name or "__pycache__" in name]
+
+
+def files_of(folder: str) -> list[str]:
+    return [f"{folder}/{path.name}" for path in (ROOT / folder).iterdir() if path.is_file()]
 
 
 def versions(requirements: Iterable[Requirement], operator: str) -> dict[str, Version]:

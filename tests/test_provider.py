@@ -1,4 +1,4 @@
-"""The provider as Airflow sees it: its card, the connection form, and what parsing a DAG file costs."""
+"""The provider in Airflow: its metadata, the connection form, and the imports of a DAG file."""
 
 from __future__ import annotations
 
@@ -15,63 +15,64 @@ import pytest
 from airflow.providers_manager import ProvidersManager
 from airflow_process import airflow_command, fresh_interpreter
 
-from airflow_wasabi_jobs import __version__, get_provider_info
+from airflow_wasabi_jobs import __version__
 from airflow_wasabi_jobs.api.settings import Options
+from airflow_wasabi_jobs.get_provider_info import get_provider_info
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
 AIRFLOW = tuple(map(int, airflow.__version__.split(".")[:2]))
-(CARD,) = get_provider_info()["connection-types"]
-FIELDS = CARD["conn-fields"]
+(CONNECTION_TYPE,) = get_provider_info()["connection-types"]
+FIELDS = CONNECTION_TYPE["conn-fields"]
 BEHAVIOUR = {
     "hidden_fields": ["schema"],
     "relabeling": {"host": "Base URL", "login": "Access key", "password": "Secret key", "port": "Port"},
-    "placeholders": {"host": "https://air.example.com", "port": "443, or the one in the Base URL"},
+    "placeholders": {"host": "https://air.example.com", "port": "443 (required for Test on Airflow 3.3.1 and 3.3.2)"},
 }
 
 
-def schema_of(airflows_file):
-    return json.loads((files("airflow") / airflows_file).read_text())
+def schema_of(airflow_file):
+    return json.loads((files("airflow") / airflow_file).read_text())
 
 
-class TestCard:
-    def test_is_valid(self):
+class TestProviderInfo:
+    def test_matches_the_schema(self):
         jsonschema.validate(get_provider_info(), schema_of("provider_info.schema.json"))
 
-    def test_describes_the_form_in_a_way_that_is_valid(self):
-        # The schema for a provider's source is the one that knows the form, from Airflow 3.2 on.
-        jsonschema.validate([CARD], schema_of("provider.yaml.schema.json")["properties"]["connection-types"])
+    def test_connection_form_matches_the_schema(self):
+        # From Airflow 3.2 on, the schema of provider.yaml describes the form.
+        jsonschema.validate([CONNECTION_TYPE], schema_of("provider.yaml.schema.json")["properties"]["connection-types"])
 
-    def test_names_the_package_and_its_version(self):
+    def test_package_name_and_version(self):
         info = get_provider_info()
         assert info["package-name"] == "airflow-wasabi-jobs"
         assert info["versions"] == [__version__] == [version("airflow-wasabi-jobs")]
 
-    def test_is_a_fresh_one_for_each_who_asks(self):
+    def test_each_call_returns_a_new_dict(self):
         get_provider_info()["connection-types"].clear()
-        assert get_provider_info()["connection-types"] == [CARD]
+        assert get_provider_info()["connection-types"] == [CONNECTION_TYPE]
 
-    def test_names_modules_that_are_there(self):
+    def test_listed_modules_exist(self):
         info = get_provider_info()
-        named = [
+        modules = [
             module
-            for kind in ("hooks", "operators", "sensors", "triggers")
-            for each in info[kind]
-            for module in each["python-modules"]
+            for component in ("hooks", "operators", "sensors", "triggers")
+            for entry in info[component]
+            for module in entry["python-modules"]
         ]
-        assert named == [f"airflow_wasabi_jobs.{name}" for name in ("hooks", "operators", "sensors", "triggers")]
-        for module in named:
+        assert modules == [f"airflow_wasabi_jobs.{name}" for name in ("hooks", "operators", "sensors", "triggers")]
+        for module in modules:
             __import__(module)
 
-    def test_agrees_with_the_hook(self):
-        assert CARD["connection-type"] == WasabiJobsHook.conn_type
-        assert CARD["hook-name"] == WasabiJobsHook.hook_name
-        assert CARD["hook-class-name"] == f"{WasabiJobsHook.__module__}.{WasabiJobsHook.__qualname__}"
+    def test_connection_type_matches_the_hook(self):
+        assert CONNECTION_TYPE["connection-type"] == WasabiJobsHook.conn_type
+        assert CONNECTION_TYPE["hook-name"] == WasabiJobsHook.hook_name
+        assert CONNECTION_TYPE["hook-class-name"] == f"{WasabiJobsHook.__module__}.{WasabiJobsHook.__qualname__}"
 
-    def test_offers_exactly_the_options(self):
+    def test_form_fields_are_the_options(self):
         assert tuple(FIELDS) == Options.__struct_fields__
 
     @pytest.mark.parametrize("name", FIELDS)
-    def test_has_the_bounds_of_the_option(self, name):
+    def test_form_field_has_the_bounds_of_the_option(self, name):
         (definition,) = msgspec.json.schema(Options)["$defs"].values()
         option, field = definition["properties"][name], FIELDS[name]["schema"]
         bounds = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
@@ -79,29 +80,29 @@ class TestCard:
         if name == "verify":  # a boolean or a path: a form has fields for text only
             assert field["type"] == ["string", "null"]
         else:
-            kinds = {kind.get("type") for kind in option.get("anyOf", [option])} | {"null"}
-            assert set(field["type"]) == kinds
+            types = {schema.get("type") for schema in option.get("anyOf", [option])} | {"null"}
+            assert set(field["type"]) == types
 
     @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "retries"])
-    def test_tells_the_default_of_the_option(self, name):
-        assert FIELDS[name]["description"].endswith(f"Default {getattr(Options(), name):g}.")
+    def test_description_names_the_default(self, name):
+        assert FIELDS[name]["description"].endswith(f"Default: {getattr(Options(), name):g}.")
 
-    def test_keeps_the_proxy_secret(self):
-        secret = [name for name, field in FIELDS.items() if field["schema"].get("format") == "password"]
-        assert secret == ["proxy"]
+    def test_proxy_is_a_password_field(self):
+        password_fields = [name for name, field in FIELDS.items() if field["schema"].get("format") == "password"]
+        assert password_fields == ["proxy"]
 
 
 class TestInAirflow:
-    def test_the_provider_is_listed(self):
-        listed = airflow_command("providers", "list", "--output", "json")
-        (own,) = [each for each in listed if each["package_name"] == "airflow-wasabi-jobs"]
-        assert own["version"] == __version__
-        assert own["description"].startswith("Submit and wait for Wasabi AiR")
+    def test_provider_is_listed(self):
+        providers = airflow_command("providers", "list", "--output", "json")
+        (provider,) = [entry for entry in providers if entry["package_name"] == "airflow-wasabi-jobs"]
+        assert provider["version"] == __version__
+        assert provider["description"] == "Submit media files to Wasabi AiR for AI analysis, and wait for the results"
 
-    def test_the_hook_is_known(self):
-        # What `airflow providers hooks` prints.
+    def test_hook_is_registered(self):
+        # The same data as `airflow providers hooks`.
         hook = ProvidersManager().hooks["wasabi"]
-        assert hook.hook_class_name == CARD["hook-class-name"]
+        assert hook.hook_class_name == CONNECTION_TYPE["hook-class-name"]
         assert hook.connection_id_attribute_name == "wasabi_conn_id"
         assert hook.package_name == "airflow-wasabi-jobs"
         assert hook.hook_name == "Wasabi AiR"
@@ -110,27 +111,27 @@ class TestInAirflow:
     @pytest.mark.skipif(
         AIRFLOW < (3, 1), reason="Airflow 3.0 shows extras as JSON unless FAB is installed; 2.11 has FAB"
     )
-    def test_the_form_of_airflow_3(self):
-        shown = fresh_interpreter(
+    def test_connection_form_of_airflow_3(self):
+        form = fresh_interpreter(
             "from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService\n"
             "(own,) = [each for each in HookMetaService.hook_meta_data() if each.connection_type == 'wasabi']\n"
             "print(own.model_dump_json())"
         )
-        assert shown["hook_name"] == "Wasabi AiR"
+        assert form["hook_name"] == "Wasabi AiR"
         assert {
             name: (field["hidden"], field["title"], field["placeholder"])
-            for name, field in shown["standard_fields"].items()
+            for name, field in form["standard_fields"].items()
             if field
         } == {
             "url_schema": (True, None, None),
-            "port": (False, "Port", "443, or the one in the Base URL"),
+            "port": (False, "Port", "443 (required for Test on Airflow 3.3.1 and 3.3.2)"),
             "host": (False, "Base URL", "https://air.example.com"),
             "login": (False, "Access key", None),
             "password": (False, "Secret key", None),
         }
         assert {
             name: (field["schema"]["title"], field["description"], field["schema"].get("format"), field["value"])
-            for name, field in shown["extra_fields"].items()
+            for name, field in form["extra_fields"].items()
         } == {
             name: (
                 field["label"],
@@ -142,10 +143,10 @@ class TestInAirflow:
         }
 
     @pytest.mark.skipif(AIRFLOW >= (3, 0), reason="Airflow 2 has the form of FAB")
-    def test_the_form_of_airflow_2(self):
+    def test_connection_form_of_airflow_2(self):
         manager = ProvidersManager()
         assert manager.field_behaviours["wasabi"] == BEHAVIOUR
-        shown = {
+        form = {
             widget.field_name: (
                 str(widget.field.kwargs["label"]),
                 widget.field.kwargs["description"],
@@ -154,22 +155,20 @@ class TestInAirflow:
             for widget in manager.connection_form_widgets.values()
             if widget.package_name == "airflow-wasabi-jobs"
         }
-        assert shown == {
-            name: (field["label"], field["description"], name == "proxy") for name, field in FIELDS.items()
-        }
+        assert form == {name: (field["label"], field["description"], name == "proxy") for name, field in FIELDS.items()}
 
 
-class TestTheFormOfTheHook:
-    """What Airflow before 3.2 asks the hook for."""
+class TestFormMethodsOfTheHook:
+    """The methods with which Airflow before 3.2 builds the connection form."""
 
     def test_behaviour(self):
         behaviour = WasabiJobsHook.get_ui_field_behaviour()
         assert behaviour == BEHAVIOUR
         jsonschema.validate(behaviour, schema_of("customized_form_field_behaviours.schema.json"))
 
-    def test_behaviour_says_what_the_card_says(self):
-        said = {name.replace("_", "-"): value for name, value in WasabiJobsHook.get_ui_field_behaviour().items()}
-        assert said == CARD["ui-field-behaviour"]
+    def test_behaviour_matches_the_provider_info(self):
+        behaviour = {name.replace("_", "-"): value for name, value in WasabiJobsHook.get_ui_field_behaviour().items()}
+        assert behaviour == CONNECTION_TYPE["ui-field-behaviour"]
 
     def test_fields_with_fab(self):
         wtforms = pytest.importorskip("wtforms", reason="comes with FAB")
@@ -185,7 +184,7 @@ class TestTheFormOfTheHook:
         }
         assert isinstance(fields["proxy"].kwargs["widget"], widgets.BS3PasswordFieldWidget)
 
-    def test_a_form_with_fab_that_nobody_filled_in(self):
+    def test_empty_form_with_fab_is_valid(self):
         wtforms = pytest.importorskip("wtforms", reason="comes with FAB")
         pytest.importorskip("flask_appbuilder", reason="FAB comes with Airflow 2")
         from werkzeug.datastructures import MultiDict
@@ -204,50 +203,50 @@ class TestTheFormOfTheHook:
 
     def test_fields_without_fab(self, monkeypatch):
         connections = pytest.importorskip(
-            "airflow.api_fastapi.core_api.services.ui.connections", reason="Airflow 3 stands in for FAB"
+            "airflow.api_fastapi.core_api.services.ui.connections", reason="Airflow 3 replaces FAB"
         )
-        fake = connections.HookMetaService
-        stand_ins = {
+        hook_meta_service = connections.HookMetaService
+        fake_modules = {
             "flask_appbuilder": {},
             "flask_appbuilder.fieldwidgets": {
-                "BS3PasswordFieldWidget": fake.MockAnyWidget,
-                "BS3TextFieldWidget": fake.MockAnyWidget,
+                "BS3PasswordFieldWidget": hook_meta_service.MockAnyWidget,
+                "BS3TextFieldWidget": hook_meta_service.MockAnyWidget,
             },
             "flask_babel": {"lazy_gettext": str},
             "wtforms": {
-                "BooleanField": fake.MockBooleanField,
-                "IntegerField": fake.MockIntegerField,
-                "PasswordField": fake.MockPasswordField,
-                "StringField": fake.MockStringField,
+                "BooleanField": hook_meta_service.MockBooleanField,
+                "IntegerField": hook_meta_service.MockIntegerField,
+                "PasswordField": hook_meta_service.MockPasswordField,
+                "StringField": hook_meta_service.MockStringField,
             },
-            "wtforms.validators": {"Optional": fake.MockOptional},
+            "wtforms.validators": {"Optional": hook_meta_service.MockOptional},
         }
-        for name, content in stand_ins.items():
+        for name, content in fake_modules.items():
             module = ModuleType(name)
             vars(module).update(content)
             monkeypatch.setitem(sys.modules, name, module)
-        shown = {name: field.param.dump() for name, field in WasabiJobsHook.get_connection_form_widgets().items()}
+        form = {name: field.param.dump() for name, field in WasabiJobsHook.get_connection_form_widgets().items()}
         types = {name: field["schema"]["type"] for name, field in FIELDS.items()}
-        # There is no field for a number with a fraction.
+        # There is no form field for a float.
         types["connect_timeout"] = types["read_timeout"] = ["string", "null"]
-        assert {name: field["schema"]["type"] for name, field in shown.items()} == types
-        for name, field in shown.items():
+        assert {name: field["schema"]["type"] for name, field in form.items()} == types
+        for name, field in form.items():
             assert field["schema"]["title"] == FIELDS[name]["label"]
             assert field["description"] == FIELDS[name]["description"]
             assert field["value"] == FIELDS[name]["schema"].get("default")
             assert field["schema"].get("format") == FIELDS[name]["schema"].get("format")
 
 
-def test_a_dag_file_that_imports_all_pays_for_nothing_more():
-    """The scheduler parses every file again and again; what carries the calls is imported when a task runs."""
-    dear = fresh_interpreter(
+def test_dag_file_does_not_import_the_http_libraries():
+    """The scheduler parses every DAG file repeatedly; the HTTP libraries are imported when a task runs."""
+    new_modules = fresh_interpreter(
         "import json, sys\n"
         "from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator\n"
         "import airflow.triggers.base\n"
-        "paid = set(sys.modules)\n"
+        "before = set(sys.modules)\n"
         "import airflow_wasabi_jobs.operators, airflow_wasabi_jobs.sensors\n"
-        "print(json.dumps(sorted(set(sys.modules) - paid)))"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
-    assert {"airflow_wasabi_jobs.operators", "airflow_wasabi_jobs.sensors"} <= set(dear)
-    assert {name.partition(".")[0] for name in dear} & {"requests", "aiohttp", "msgspec", "tenacity"} == set()
-    assert not {"airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.api.client"} & set(dear)
+    assert {"airflow_wasabi_jobs.operators", "airflow_wasabi_jobs.sensors"} <= set(new_modules)
+    assert {name.partition(".")[0] for name in new_modules} & {"requests", "aiohttp", "msgspec", "tenacity"} == set()
+    assert not {"airflow_wasabi_jobs.hooks", "airflow_wasabi_jobs.api.client"} & set(new_modules)

@@ -1,4 +1,4 @@
-"""The contract of a wait: what happened decides how it ends, and the mode does not matter."""
+"""The contract of a wait: each event leads to the same outcome in every mode."""
 
 from __future__ import annotations
 
@@ -14,297 +14,337 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
-from connecting import ACCESS_KEY, SECRET_KEY
-from loopback import ByPath, Loopback, answer, chunked, cut, json_answer, refusing, report, reset
-from waiting import MODES, deferred, wait
+from connections import ACCESS_KEY, SECRET_KEY
+from loopback import ByPath, Loopback, chunked, cut, json_response, refused_url, reset, response, status_response
+from wait_runner import MODES, defer, run_wait
 
-from airflow_wasabi_jobs import sensors
-from airflow_wasabi_jobs.api import errors
+from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
+from airflow_wasabi_jobs.waiting import wait
 
-ends_badly = pytest.mark.parametrize(
-    ("last", "arguments", "verdict", "says"),
+every_failure = pytest.mark.parametrize(
+    ("last_response", "arguments", "exception", "message"),
     [
-        pytest.param(report("failed", 3), {}, WasabiJobFailed, "failed, with 3 errors", id="failed"),
-        pytest.param(report("cancelled"), {}, WasabiJobCancelled, "cancelled, with 0 errors", id="cancelled"),
         pytest.param(
-            report("completed", 3),
+            status_response("failed", 3), {}, WasabiJobFailed, r"failed \(3 errors\)\. Not retried\.", id="failed"
+        ),
+        pytest.param(
+            status_response("cancelled"),
+            {},
+            WasabiJobCancelled,
+            r"was cancelled \(0 errors\)\. Not retried\.",
+            id="cancelled",
+        ),
+        pytest.param(
+            status_response("completed", 3),
             {"max_error_count": 2},
             WasabiJobFailed,
-            "completed with 3 errors, and max_error_count is 2",
+            "completed with 3 errors, more than max_error_count=2. Not retried.",
             id="too-many-errors",
         ),
         pytest.param(
-            report("completed", 1),
+            status_response("completed", 1),
             {"max_error_count": 0},
             WasabiJobFailed,
-            "completed with 1 error, and max_error_count is 0",
+            "completed with 1 error, more than max_error_count=0. Not retried.",
             id="no-error-allowed",
         ),
     ],
 )
-cannot_be_asked = pytest.mark.parametrize(
-    ("trouble", "error"),
+every_permanent_error = pytest.mark.parametrize(
+    ("fault", "error"),
     [
-        pytest.param(json_answer({"ErrorCode": "UNAUTHORIZED"}, 401), errors.Unauthorized, id="401"),
-        pytest.param(answer(403), errors.Forbidden, id="403"),
-        pytest.param(json_answer({"ErrorCode": "NOT_FOUND"}, 404), errors.NotFound, id="404"),
-        pytest.param(answer(400), errors.Refusal, id="400"),
-        pytest.param(answer(302, Location="http://127.0.0.2/"), errors.Redirected, id="302"),
-        pytest.param(answer(204), errors.UnexpectedAnswer, id="204"),
-        pytest.param(answer(200, "<html>Welcome</html>"), errors.UnexpectedAnswer, id="html"),
-        pytest.param(report("paused"), errors.UnexpectedAnswer, id="unknown-status"),
-        pytest.param(report("completed", job_id="54321"), errors.UnexpectedAnswer, id="another-job"),
-        pytest.param(report("completed", -1), errors.UnexpectedAnswer, id="negative-error-count"),
+        pytest.param(json_response({"ErrorCode": "UNAUTHORIZED"}, 401), exceptions.AuthenticationError, id="401"),
+        pytest.param(response(403), exceptions.PermissionDeniedError, id="403"),
+        pytest.param(json_response({"ErrorCode": "NOT_FOUND"}, 404), exceptions.NotFoundError, id="404"),
+        pytest.param(response(400), exceptions.BadRequestError, id="400"),
+        pytest.param(response(302, Location="http://127.0.0.2/"), exceptions.RedirectError, id="302"),
+        pytest.param(response(204), exceptions.InvalidResponseError, id="204"),
+        pytest.param(response(200, "<html>Welcome</html>"), exceptions.InvalidResponseError, id="html"),
+        pytest.param(status_response("paused"), exceptions.InvalidResponseError, id="unknown-status"),
+        pytest.param(status_response("completed", job_id="54321"), exceptions.InvalidResponseError, id="another-job"),
+        pytest.param(status_response("completed", -1), exceptions.InvalidResponseError, id="negative-error-count"),
     ],
 )
-may_pass = pytest.mark.parametrize(
-    "trouble",
+every_transient_error = pytest.mark.parametrize(
+    "fault",
     [
-        pytest.param(answer(429), id="429"),
-        pytest.param(answer(429, Retry_After="3600"), id="429-for-an-hour"),
-        pytest.param(answer(500), id="500"),
-        pytest.param(answer(503, "<html>Gateway</html>"), id="503"),
-        pytest.param(answer(408), id="408"),
-        pytest.param(answer(425), id="425"),
+        pytest.param(response(429), id="429"),
+        pytest.param(response(429, Retry_After="3600"), id="429-retry-after-an-hour"),
+        pytest.param(response(500), id="500"),
+        pytest.param(response(503, "<html>Gateway</html>"), id="503"),
+        pytest.param(response(408), id="408"),
+        pytest.param(response(425), id="425"),
         pytest.param(reset(), id="reset"),
-        pytest.param(cut(report("completed")[:-5]), id="cut-by-length"),
-        pytest.param(cut(chunked(b'{"Status": ', end=b"")), id="cut-by-chunks"),
+        pytest.param(cut(status_response("completed")[:-5]), id="closed-before-content-length"),
+        pytest.param(cut(chunked(b'{"Status": ', end=b"")), id="closed-before-last-chunk"),
     ],
 )
-found = pytest.mark.parametrize(
-    "before", [pytest.param([], id="at-first-look"), pytest.param([report("in_progress")], id="later")]
+at_first_and_later_poll = pytest.mark.parametrize(
+    "before", [pytest.param([], id="first-poll"), pytest.param([status_response("in_progress")], id="second-poll")]
 )
-in_each_mode = pytest.mark.parametrize("mode", MODES)
+every_mode = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch, connect: Any) -> Any:
-    """Wait for a job whose API answers by a script."""
+def wait_for(monkeypatch: pytest.MonkeyPatch, set_connection: Any) -> Any:
+    """Run a wait against scripted responses, and record the requests."""
 
-    def wait_for(mode: str, *answers: Any, **arguments: Any) -> Any:
-        with Loopback(*answers) as server:
-            connect(server.url)
+    def run(mode: str, *responses: Any, **arguments: Any) -> Any:
+        with Loopback(*responses) as server:
+            set_connection(server.url)
             try:
-                return wait(monkeypatch, mode, **arguments)
+                return run_wait(monkeypatch, mode, **arguments)
             finally:
-                wait_for.asked = [request.target.rpartition("/")[2] for request in server.requests]
-                wait_for.looks = wait_for.asked.count("status")
+                run.requests = [request.target.rpartition("/")[2] for request in server.requests]
+                run.polls = run.requests.count("status")
 
-    return wait_for
+    return run
 
 
-@in_each_mode
+@every_mode
 class TestWait:
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize("max_error_count", [None, 3, 4])
-    def test_completed(self, waits: Any, mode: str, before: list[bytes], max_error_count: int | None) -> None:
-        xcom = waits(mode, *before, report("completed", 3), max_error_count=max_error_count)
+    def test_completed(self, wait_for: Any, mode: str, before: list[bytes], max_error_count: int | None) -> None:
+        xcom = wait_for(mode, *before, status_response("completed", 3), max_error_count=max_error_count)
 
         assert xcom == {"job_id": "12345", "status": "completed", "error_count": 3}
         assert type(xcom["status"]) is str
-        assert waits.looks == len(before) + 1
+        assert wait_for.polls == len(before) + 1
 
-    @found
-    @ends_badly
-    def test_verdict(
-        self, waits: Any, mode: str, before: list[bytes], last: bytes, arguments: Any, verdict: Any, says: str
-    ) -> None:
-        with pytest.raises(verdict, match=f"Job '12345' on connection 'wasabi_default' (was )?{says}") as caught:
-            waits(mode, *before, last, **arguments)
-
-        assert isinstance(caught.value, AirflowFailException)  # which Airflow does not retry
-        assert waits.looks == len(before) + 1
-
-    @found
-    @ends_badly
-    @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
-    def test_verdict_skips(
+    @at_first_and_later_poll
+    @every_failure
+    def test_failure(
         self,
-        waits: Any,
+        wait_for: Any,
         mode: str,
         before: list[bytes],
-        last: bytes,
+        last_response: bytes,
         arguments: Any,
-        verdict: Any,
-        says: str,
+        exception: Any,
+        message: str,
+    ) -> None:
+        with pytest.raises(exception, match=rf"Job '12345' \(connection 'wasabi_default'\) {message}") as caught:
+            wait_for(mode, *before, last_response, **arguments)
+
+        assert isinstance(caught.value, AirflowFailException)  # which Airflow does not retry
+        assert wait_for.polls == len(before) + 1
+
+    @at_first_and_later_poll
+    @every_failure
+    @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+    def test_failure_is_skipped_with_soft_fail_or_never_fail(
+        self,
+        wait_for: Any,
+        mode: str,
+        before: list[bytes],
+        last_response: bytes,
+        arguments: Any,
+        exception: Any,
+        message: str,
         flag: str,
     ) -> None:
-        with pytest.raises(AirflowSkipException, match=says) as caught:
-            waits(mode, *before, last, **arguments, **{flag: True})
+        with pytest.raises(AirflowSkipException, match=message) as caught:
+            wait_for(mode, *before, last_response, **arguments, **{flag: True})
 
         assert flag in str(caught.value)
-        assert isinstance(caught.value.__cause__, verdict)
+        assert isinstance(caught.value.__cause__, exception)
 
-    @found
-    @ends_badly
-    def test_verdict_is_not_silenced(
-        self, waits: Any, mode: str, before: list[bytes], last: bytes, arguments: Any, verdict: Any, says: str
+    @at_first_and_later_poll
+    @every_failure
+    def test_silent_fail_does_not_silence_a_failure(
+        self,
+        wait_for: Any,
+        mode: str,
+        before: list[bytes],
+        last_response: bytes,
+        arguments: Any,
+        exception: Any,
+        message: str,
     ) -> None:
-        with pytest.raises(verdict, match=says):
-            waits(mode, *before, last, **arguments, silent_fail=True)
+        with pytest.raises(exception, match=message):
+            wait_for(mode, *before, last_response, **arguments, silent_fail=True)
 
-    @found
-    @cannot_be_asked
+    @at_first_and_later_poll
+    @every_permanent_error
     @pytest.mark.parametrize("soft_fail", [False, True])
-    def test_error(
-        self, waits: Any, mode: str, before: list[bytes], trouble: bytes, error: Any, soft_fail: bool
+    def test_permanent_error(
+        self, wait_for: Any, mode: str, before: list[bytes], fault: bytes, error: Any, soft_fail: bool
     ) -> None:
-        with pytest.raises(errors.AirError, match="'wasabi_default'") as caught:
-            waits(mode, *before, trouble, soft_fail=soft_fail)
+        with pytest.raises(exceptions.WasabiApiError, match="'wasabi_default'") as caught:
+            wait_for(mode, *before, fault, soft_fail=soft_fail)
 
         assert type(caught.value) is error
         assert "'12345'" in str(caught.value)
         assert not isinstance(caught.value, AirflowException)  # which a deferred sensor with soft_fail would skip
 
-    @found
-    @cannot_be_asked
-    def test_error_skips_with_never_fail(
-        self, waits: Any, mode: str, before: list[bytes], trouble: bytes, error: Any
+    @at_first_and_later_poll
+    @every_permanent_error
+    def test_permanent_error_is_skipped_with_never_fail(
+        self, wait_for: Any, mode: str, before: list[bytes], fault: bytes, error: Any
     ) -> None:
         with pytest.raises(AirflowSkipException) as caught:
-            waits(mode, *before, trouble, never_fail=True)
+            wait_for(mode, *before, fault, never_fail=True)
 
         assert type(caught.value.__cause__) is error
 
-    @found
-    @cannot_be_asked
-    def test_silent_fail_waits_on(
-        self, waits: Any, caplog: Any, mode: str, before: list[bytes], trouble: bytes, error: Any
+    @at_first_and_later_poll
+    @every_permanent_error
+    def test_silent_fail_continues_the_wait_after_a_permanent_error(
+        self, wait_for: Any, caplog: Any, mode: str, before: list[bytes], fault: bytes, error: Any
     ) -> None:
-        xcom = waits(mode, *before, trouble, trouble, trouble, report("completed"), silent_fail=True)
+        xcom = wait_for(mode, *before, fault, fault, fault, status_response("completed"), silent_fail=True)
 
         assert xcom["status"] == "completed"
 
-    @found
-    @may_pass
-    def test_what_passes_ends_nothing(
-        self, waits: Any, monkeypatch: Any, mode: str, before: list[bytes], trouble: Any
+    @at_first_and_later_poll
+    @every_transient_error
+    def test_transient_error_does_not_end_the_wait(
+        self, wait_for: Any, monkeypatch: Any, mode: str, before: list[bytes], fault: Any
     ) -> None:
-        monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.LONGEST_PAUSE", 0.1)
+        monkeypatch.setattr("airflow_wasabi_jobs.polling.rate_limiter.MAX_PAUSE_SECONDS", 0.1)
 
-        xcom = waits(mode, *before, trouble, trouble, report("completed"))
+        xcom = wait_for(mode, *before, fault, fault, status_response("completed"))
 
         assert xcom["status"] == "completed"
-        assert waits.looks == len(before) + 3
+        assert wait_for.polls == len(before) + 3
 
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail", "silent_fail"])
-    @pytest.mark.parametrize("trouble", [answer(500), reset()], ids=["500", "reset"])
-    def test_what_passes_is_never_skipped(
-        self, waits: Any, mode: str, before: list[bytes], trouble: Any, flag: str
+    @pytest.mark.parametrize("fault", [response(500), reset()], ids=["500", "reset"])
+    def test_transient_error_is_never_skipped(
+        self, wait_for: Any, mode: str, before: list[bytes], fault: Any, flag: str
     ) -> None:
-        assert waits(mode, *before, trouble, trouble, report("completed"), **{flag: True})["status"] == "completed"
+        assert (
+            wait_for(mode, *before, fault, fault, status_response("completed"), **{flag: True})["status"] == "completed"
+        )
 
-    def test_refused_connection_ends_nothing(self, monkeypatch: Any, connect: Any, mode: str) -> None:
-        with refusing() as url:
-            connect(url)
+    def test_connection_refused_does_not_end_the_wait(self, monkeypatch: Any, set_connection: Any, mode: str) -> None:
+        with refused_url() as url:
+            set_connection(url)
             with pytest.raises(AirflowSensorTimeout):
-                wait(monkeypatch, mode, timeout=0.3)
+                run_wait(monkeypatch, mode, timeout=0.3)
 
-    @pytest.mark.parametrize("ever", [report("in_progress"), answer(500)], ids=["running", "troubled"])
-    def test_time_out(self, waits: Any, mode: str, ever: bytes) -> None:
+    @pytest.mark.parametrize(
+        "repeated_response", [status_response("in_progress"), response(500)], ids=["running", "500"]
+    )
+    def test_timeout(self, wait_for: Any, mode: str, repeated_response: bytes) -> None:
         with pytest.raises(
-            AirflowSensorTimeout, match=r"Job '12345' on connection 'wasabi_default'.* timeout of 1 sec"
+            AirflowSensorTimeout, match=r"Job '12345' \(connection 'wasabi_default'\) did not finish within timeout=1 s"
         ):
-            waits(mode, ever, timeout=0.6)
+            wait_for(mode, repeated_response, timeout=0.6)
 
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
-    def test_time_out_skips(self, waits: Any, mode: str, flag: str) -> None:
+    def test_timeout_is_skipped_with_soft_fail_or_never_fail(self, wait_for: Any, mode: str, flag: str) -> None:
         with pytest.raises(AirflowSkipException, match=r"Job '12345'.* timeout"):
-            waits(mode, report("in_progress"), timeout=0.3, **{flag: True})
+            wait_for(mode, status_response("in_progress"), timeout=0.3, **{flag: True})
 
-    def test_time_out_is_not_silenced(self, waits: Any, mode: str) -> None:
+    def test_silent_fail_does_not_silence_the_timeout(self, wait_for: Any, mode: str) -> None:
         with pytest.raises(AirflowSensorTimeout):
-            waits(mode, answer(404), timeout=0.5, silent_fail=True)
+            wait_for(mode, response(404), timeout=0.5, silent_fail=True)
 
     @pytest.mark.parametrize("flags", [{}, {"soft_fail": True}])
-    def test_time_out_tells_what_was_in_the_way(self, waits: Any, mode: str, flags: Any) -> None:
-        with pytest.raises((AirflowSensorTimeout, AirflowSkipException), match=r"The last look failed: .* is 503"):
-            waits(mode, report("preflight"), answer(503), timeout=0.8, **flags)
+    def test_timeout_message_names_the_last_error(self, wait_for: Any, mode: str, flags: Any) -> None:
+        with pytest.raises((AirflowSensorTimeout, AirflowSkipException), match=r"The last poll failed: .*: HTTP 503 "):
+            wait_for(mode, status_response("preflight"), response(503), timeout=0.8, **flags)
 
     @pytest.mark.parametrize("flags", [{}, {"soft_fail": True}])
-    def test_time_out_tells_where_the_job_stood(self, waits: Any, mode: str, flags: Any) -> None:
+    def test_timeout_message_names_the_last_status(self, wait_for: Any, mode: str, flags: Any) -> None:
         with pytest.raises(
-            (AirflowSensorTimeout, AirflowSkipException), match=r"was preflight\. It may go on"
+            (AirflowSensorTimeout, AirflowSkipException),
+            match=r"\(last status: preflight\)\. The job may still be running",
         ) as caught:
-            waits(mode, answer(503), report("preflight"), timeout=0.8, **flags)
+            wait_for(mode, response(503), status_response("preflight"), timeout=0.8, **flags)
 
         assert "503" not in str(caught.value)
 
-    def test_no_time_at_all_is_one_look(self, waits: Any, mode: str) -> None:
+    def test_timeout_0_polls_once(self, wait_for: Any, mode: str) -> None:
         with pytest.raises(AirflowSensorTimeout):
-            waits(mode, report("in_progress"), report("completed"), timeout=0)
+            wait_for(mode, status_response("in_progress"), status_response("completed"), timeout=0)
 
-        assert waits.looks == 1
+        assert wait_for.polls == 1
 
-    def test_a_job_that_ends_when_the_time_is_up_counts(self, waits: Any, mode: str) -> None:
-        xcom = waits(mode, report("in_progress"), report("completed"), poke_interval=1, timeout=0.8)
+    def test_last_poll_at_the_timeout_counts(self, wait_for: Any, mode: str) -> None:
+        xcom = wait_for(
+            mode, status_response("in_progress"), status_response("completed"), poke_interval=1, timeout=0.8
+        )
 
         assert xcom["status"] == "completed"
-        assert waits.looks == 2
+        assert wait_for.polls == 2
 
-    def test_job_id_that_rendered_to_none_skips_with_never_fail(
-        self, monkeypatch: Any, connect: Any, mode: str
+    def test_invalid_rendered_job_id_is_skipped_with_never_fail(
+        self, monkeypatch: Any, set_connection: Any, mode: str
     ) -> None:
-        connect("http://127.0.0.1:1")
-        made = WasabiJobSensor.execute
+        set_connection("http://127.0.0.1:1")
+        execute = WasabiJobSensor.execute
 
-        def rendered(sensor: WasabiJobSensor, context: Any) -> Any:
+        def execute_with_rendered_value(sensor: WasabiJobSensor, context: Any) -> Any:
             sensor.job_id = "None"
-            return made(sensor, context)
+            return execute(sensor, context)
 
-        monkeypatch.setattr(WasabiJobSensor, "execute", rendered)
+        monkeypatch.setattr(WasabiJobSensor, "execute", execute_with_rendered_value)
         with pytest.raises(AirflowSkipException, match="job_id of task 'wait'"):
-            wait(monkeypatch, mode, job_id="{{ params.job_id }}", never_fail=True)
+            run_wait(monkeypatch, mode, job_id="{{ params.job_id }}", never_fail=True)
 
     @pytest.mark.parametrize(
         "extra", [{"retires": 3}, {"read_timeout": 0}, {"verify": "/no/such/file"}], ids=lambda extra: next(iter(extra))
     )
     @pytest.mark.parametrize("soft_fail", [False, True])
-    def test_bad_settings(self, monkeypatch: Any, connect: Any, mode: str, extra: Any, soft_fail: bool) -> None:
-        connect("https://127.0.0.1:1", **extra)
+    def test_invalid_connection(
+        self, monkeypatch: Any, set_connection: Any, mode: str, extra: Any, soft_fail: bool
+    ) -> None:
+        set_connection("https://127.0.0.1:1", **extra)
 
-        with pytest.raises(errors.InvalidSettings, match="wasabi_default"):
-            wait(monkeypatch, mode, soft_fail=soft_fail)
+        with pytest.raises(exceptions.ConnectionConfigError, match="wasabi_default"):
+            run_wait(monkeypatch, mode, soft_fail=soft_fail)
 
     @pytest.mark.parametrize("soft_fail", [False, True])
-    def test_no_such_connection(self, monkeypatch: Any, mode: str, soft_fail: bool) -> None:
-        with pytest.raises(errors.InvalidSettings, match="There is no connection 'nowhere'"):
-            wait(monkeypatch, mode, wasabi_conn_id="nowhere", soft_fail=soft_fail)
+    def test_missing_connection(self, monkeypatch: Any, mode: str, soft_fail: bool) -> None:
+        with pytest.raises(exceptions.ConnectionConfigError, match="Connection 'nowhere' does not exist"):
+            run_wait(monkeypatch, mode, wasabi_conn_id="nowhere", soft_fail=soft_fail)
 
     @pytest.mark.parametrize("job_id", ["", "   ", "None", ".", "..", ["1", "2"], True, {"job_id": "1"}, 1.5])
-    def test_job_id_that_rendered_to_none(self, monkeypatch: Any, connect: Any, mode: str, job_id: Any) -> None:
-        connect("http://127.0.0.1:1")
-        made = WasabiJobSensor.execute
+    def test_invalid_rendered_job_id(self, monkeypatch: Any, set_connection: Any, mode: str, job_id: Any) -> None:
+        set_connection("http://127.0.0.1:1")
+        execute = WasabiJobSensor.execute
 
-        def rendered(sensor: WasabiJobSensor, context: Any) -> Any:
+        def execute_with_rendered_value(sensor: WasabiJobSensor, context: Any) -> Any:
             sensor.job_id = job_id
-            return made(sensor, context)
+            return execute(sensor, context)
 
-        monkeypatch.setattr(WasabiJobSensor, "execute", rendered)
+        monkeypatch.setattr(WasabiJobSensor, "execute", execute_with_rendered_value)
         with pytest.raises(ValueError, match=r"^job_id of task 'wait' is "):
-            wait(monkeypatch, mode, job_id="{{ params.job_id }}", silent_fail=True)
+            run_wait(monkeypatch, mode, job_id="{{ params.job_id }}", silent_fail=True)
 
-    def test_white_space_around_the_ids(self, waits: Any, mode: str) -> None:
-        xcom = waits(
-            mode, report("in_progress"), report("completed"), job_id=" 12345\n", wasabi_conn_id=" wasabi_default "
+    def test_whitespace_around_ids_is_stripped(self, wait_for: Any, mode: str) -> None:
+        xcom = wait_for(
+            mode,
+            status_response("in_progress"),
+            status_response("completed"),
+            job_id=" 12345\n",
+            wasabi_conn_id=" wasabi_default ",
         )
 
         assert xcom["job_id"] == "12345"
 
-    def test_a_number_is_its_text(self, waits: Any, mode: str) -> None:
-        assert waits(mode, report("in_progress"), report("completed"), job_id=12345)["job_id"] == "12345"
+    def test_numeric_job_id(self, wait_for: Any, mode: str) -> None:
+        assert (
+            wait_for(mode, status_response("in_progress"), status_response("completed"), job_id=12345)["job_id"]
+            == "12345"
+        )
 
-    def test_keys_that_change_meanwhile(self, monkeypatch: Any, connect: Any, mode: str) -> None:
-        def rotated(_: Any) -> bytes:
-            connect(server.url, secret_key="a-new-one")
-            return answer(401)
+    def test_keys_that_change_during_the_wait(self, monkeypatch: Any, set_connection: Any, mode: str) -> None:
+        def rotate_keys(_: Any) -> bytes:
+            set_connection(server.url, secret_key="a-new-one")
+            return response(401)
 
-        with Loopback(report("in_progress"), report("in_progress"), rotated, report("completed")) as server:
-            connect(server.url, secret_key="the-first-one")
-            xcom = wait(monkeypatch, mode)
+        with Loopback(
+            status_response("in_progress"), status_response("in_progress"), rotate_keys, status_response("completed")
+        ) as server:
+            set_connection(server.url, secret_key="the-first-one")
+            xcom = run_wait(monkeypatch, mode)
 
         assert xcom["status"] == "completed"
         assert [request.headers["x-amz-secret-key"] for request in server.requests] == [
@@ -312,93 +352,115 @@ class TestWait:
             "a-new-one",
         ]
 
-    def test_keys_never_reach_a_log(self, waits: Any, caplog: Any, mode: str) -> None:
+    def test_keys_are_never_logged(self, wait_for: Any, caplog: Any, mode: str) -> None:
         caplog.set_level(logging.DEBUG)
-        echo = json_answer({"Error": f"{ACCESS_KEY} with {SECRET_KEY} is not known", "ErrorCode": SECRET_KEY}, 503)
+        echo = json_response({"Error": f"{ACCESS_KEY} with {SECRET_KEY} is not known", "ErrorCode": SECRET_KEY}, 503)
 
-        with pytest.raises(errors.Forbidden) as caught:
-            waits(mode, echo, json_answer({"Error": f"{ACCESS_KEY}:{SECRET_KEY}"}, 403))
+        with pytest.raises(exceptions.PermissionDeniedError) as caught:
+            wait_for(mode, echo, json_response({"Error": f"{ACCESS_KEY}:{SECRET_KEY}"}, 403))
 
-        seen = f"{caplog.text}{caught.value!r}{vars(caught.value)}"
-        assert ACCESS_KEY not in seen
-        assert SECRET_KEY not in seen
+        shown = f"{caplog.text}{caught.value!r}{vars(caught.value)}"
+        assert ACCESS_KEY not in shown
+        assert SECRET_KEY not in shown
 
 
-WHY = json_answer({"Id": "12345", "Status": "failed", "ErrorCode": "NO_SPEECH_MODEL", "ErrorCount": 3})
-no_reason = pytest.mark.parametrize(
-    "why",
+ERRORS = json_response({"Id": "12345", "Status": "failed", "ErrorCode": "NO_SPEECH_MODEL", "ErrorCount": 3})
+every_missing_error_code = pytest.mark.parametrize(
+    "errors_response",
     [
-        pytest.param(answer(401), id="401"),
-        pytest.param(answer(404), id="404"),
-        pytest.param(answer(500), id="500"),
-        pytest.param(answer(200, "<html>"), id="html"),
+        pytest.param(response(401), id="401"),
+        pytest.param(response(404), id="404"),
+        pytest.param(response(500), id="500"),
+        pytest.param(response(200, "<html>"), id="html"),
         pytest.param(reset(), id="reset"),
-        pytest.param(json_answer({"Status": "failed"}), id="none"),
-        pytest.param(json_answer({"Status": "failed", "ErrorCode": ""}), id="empty"),
-        pytest.param(json_answer({"Status": "failed", "ErrorCode": None}), id="null"),
+        pytest.param(json_response({"Status": "failed"}), id="none"),
+        pytest.param(json_response({"Status": "failed", "ErrorCode": ""}), id="empty"),
+        pytest.param(json_response({"Status": "failed", "ErrorCode": None}), id="null"),
     ],
 )
 
 
-@in_each_mode
-class TestWhy:
-    @found
-    def test_a_failure_says_why(self, waits: Any, mode: str, before: list[bytes]) -> None:
-        with pytest.raises(WasabiJobFailed, match=r"failed, with 3 errors \(NO_SPEECH_MODEL\)\."):
-            waits(mode, *before, report("failed", 3), WHY)
+@every_mode
+class TestErrorCode:
+    @at_first_and_later_poll
+    def test_failure_message_names_the_error_code(self, wait_for: Any, mode: str, before: list[bytes]) -> None:
+        with pytest.raises(
+            WasabiJobFailed,
+            match=r"failed: NO_SPEECH_MODEL \(3 errors\)\. Not retried\. Clear the task that submits it",
+        ):
+            wait_for(mode, *before, status_response("failed", 3), ERRORS)
 
-        assert waits.asked[-1] == "errors"
+        assert wait_for.requests[-1] == "errors"
 
-    @found
-    def test_too_many_errors_say_why(self, waits: Any, mode: str, before: list[bytes]) -> None:
-        with pytest.raises(WasabiJobFailed, match=r"completed with 3 errors \(NO_SPEECH_MODEL\), and max_error_count"):
-            waits(mode, *before, report("completed", 3), WHY, max_error_count=1)
+    @at_first_and_later_poll
+    def test_too_many_errors_message_names_the_error_code(self, wait_for: Any, mode: str, before: list[bytes]) -> None:
+        with pytest.raises(
+            WasabiJobFailed, match=r"completed with 3 errors \(NO_SPEECH_MODEL\), more than max_error_count=1"
+        ):
+            wait_for(mode, *before, status_response("completed", 3), ERRORS, max_error_count=1)
 
-    @found
-    @no_reason
+    @at_first_and_later_poll
+    @every_missing_error_code
     @pytest.mark.parametrize("flag", [None, "silent_fail"])
-    def test_the_verdict_stands_without_a_reason(
-        self, waits: Any, mode: str, before: list[bytes], why: Any, flag: str | None
+    def test_failure_without_an_error_code(
+        self, wait_for: Any, mode: str, before: list[bytes], errors_response: Any, flag: str | None
     ) -> None:
-        with pytest.raises(WasabiJobFailed, match=r"failed, with 3 errors\. That is final"):
-            waits(mode, *before, report("failed", 3), why, **({flag: True} if flag else {}))
+        with pytest.raises(WasabiJobFailed, match=r"failed \(3 errors\)\. Not retried"):
+            wait_for(mode, *before, status_response("failed", 3), errors_response, **({flag: True} if flag else {}))
 
-    def test_the_log_says_that_nobody_knows_why(self, waits: Any, monkeypatch: Any, caplog: Any, mode: str) -> None:
+    def test_unavailable_error_code_is_logged(self, wait_for: Any, monkeypatch: Any, caplog: Any, mode: str) -> None:
         monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
         with pytest.raises(WasabiJobFailed):
-            waits(mode, report("failed", 3), answer(403))
+            wait_for(mode, status_response("failed", 3), response(403))
 
-        assert "Job '12345': nobody can say why. Asked for the errors of job '12345'" in caplog.text
+        assert (
+            "Job '12345': could not retrieve the failure reason. Reading the error code of job '12345' failed"
+            in caplog.text
+        )
 
-    def test_a_key_in_the_reason_is_not_shown(self, waits: Any, mode: str) -> None:
-        why = json_answer({"Status": "failed", "ErrorCode": f"BAD {SECRET_KEY}"})
-        with pytest.raises(WasabiJobFailed, match=r"\(BAD \*\*\*\)"):
-            waits(mode, report("failed"), why)
+    def test_key_in_the_error_code_is_redacted(self, wait_for: Any, mode: str) -> None:
+        errors_response = json_response({"Status": "failed", "ErrorCode": f"BAD {SECRET_KEY}"})
+        with pytest.raises(WasabiJobFailed, match=r"failed: BAD \*\*\* "):
+            wait_for(mode, status_response("failed"), errors_response)
 
-    @pytest.mark.parametrize("last", [report("completed", 3), report("cancelled", 3)], ids=["completed", "cancelled"])
-    def test_nobody_asks_why_otherwise(self, waits: Any, mode: str, last: bytes) -> None:
+    @pytest.mark.parametrize(
+        "last_response",
+        [status_response("completed", 3), status_response("cancelled", 3)],
+        ids=["completed", "cancelled"],
+    )
+    def test_error_code_is_not_requested_otherwise(self, wait_for: Any, mode: str, last_response: bytes) -> None:
         with contextlib.suppress(WasabiJobCancelled):
-            waits(mode, last, WHY)
+            wait_for(mode, last_response, ERRORS)
 
-        assert "errors" not in waits.asked
+        assert "errors" not in wait_for.requests
 
 
 PATH = "s3://results/jobs/2025_04_29/12345/a.mp4_metadata.json"
-PLACE = json_answer({"Id": "12345", "Destination": {"Bucket": "results", "Region": "eu-1"}, "DestinationPath": PATH})
-NOT_YET = json_answer({"ErrorCode": "NOT_FOUND"}, 404)
+METADATA = json_response(
+    {"Id": "12345", "Destination": {"Bucket": "results", "Region": "eu-1"}, "DestinationPath": PATH}
+)
+NOT_FOUND = json_response({"ErrorCode": "NOT_FOUND"}, 404)
 
 
-@in_each_mode
+@every_mode
 class TestMetadata:
     @pytest.fixture(autouse=True)
-    def _short(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sensors, "RESULT_PATIENCE", 0.3)
-        monkeypatch.setattr(sensors, "RESULT_PAUSE", 0.01)
+    def _short_intervals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wait, "RESULT_LOCATION_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(wait, "RESULT_LOCATION_POLL_SECONDS", 0.01)
 
-    @found
-    @pytest.mark.parametrize("until", [[], [NOT_YET], [NOT_YET] * 3], ids=["at-once", "soon", "later"])
-    def test_it_is_in_the_xcom(self, waits: Any, mode: str, before: list[bytes], until: list[bytes]) -> None:
-        xcom = waits(mode, *before, report("completed", 3), *until, PLACE, fetch_metadata=True)
+    @at_first_and_later_poll
+    @pytest.mark.parametrize(
+        "not_found_responses",
+        [[], [NOT_FOUND], [NOT_FOUND] * 3],
+        ids=["immediately", "after-1-retry", "after-3-retries"],
+    )
+    def test_metadata_is_part_of_the_xcom(
+        self, wait_for: Any, mode: str, before: list[bytes], not_found_responses: list[bytes]
+    ) -> None:
+        xcom = wait_for(
+            mode, *before, status_response("completed", 3), *not_found_responses, METADATA, fetch_metadata=True
+        )
 
         assert xcom == {
             "job_id": "12345",
@@ -407,62 +469,64 @@ class TestMetadata:
             "metadata_path": PATH,
             "destination": {"bucket": "results", "region": "eu-1"},
         }
-        assert waits.asked.count("metadata") == len(until) + 1
+        assert wait_for.requests.count("metadata") == len(not_found_responses) + 1
 
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize("soft_fail", [False, True])
-    def test_a_result_that_never_comes_is_an_error(
-        self, waits: Any, mode: str, before: list[bytes], soft_fail: bool
+    def test_metadata_that_is_never_available_is_an_error(
+        self, wait_for: Any, mode: str, before: list[bytes], soft_fail: bool
     ) -> None:
-        with pytest.raises(errors.NotFound, match="the place of the result of job '12345'"):
-            waits(mode, *before, report("completed"), NOT_YET, fetch_metadata=True, soft_fail=soft_fail)
+        with pytest.raises(exceptions.NotFoundError, match="Reading the result location of job '12345' failed"):
+            wait_for(mode, *before, status_response("completed"), NOT_FOUND, fetch_metadata=True, soft_fail=soft_fail)
 
-        assert waits.asked.count("metadata") > 3
+        assert wait_for.requests.count("metadata") > 3
 
-    @found
-    @pytest.mark.parametrize("trouble", [answer(503), answer(429), reset()], ids=["503", "429", "reset"])
-    def test_what_passes_ends_nothing(
-        self, waits: Any, monkeypatch: Any, mode: str, before: list[bytes], trouble: Any
+    @at_first_and_later_poll
+    @pytest.mark.parametrize("fault", [response(503), response(429), reset()], ids=["503", "429", "reset"])
+    def test_transient_error_of_the_metadata_endpoint_does_not_end_the_wait(
+        self, wait_for: Any, monkeypatch: Any, mode: str, before: list[bytes], fault: Any
     ) -> None:
-        monkeypatch.setattr("airflow_wasabi_jobs.watch.pace.SHORTEST_PAUSE", 0.1)
-        api = ByPath(status=[*before, report("completed")], metadata=[trouble, trouble, PLACE])
+        monkeypatch.setattr("airflow_wasabi_jobs.polling.rate_limiter.MIN_PAUSE_SECONDS", 0.1)
+        api = ByPath(status=[*before, status_response("completed")], metadata=[fault, fault, METADATA])
 
-        assert waits(mode, api, fetch_metadata=True)["metadata_path"] == PATH
+        assert wait_for(mode, api, fetch_metadata=True)["metadata_path"] == PATH
 
-    @found
+    @at_first_and_later_poll
     @pytest.mark.parametrize(
-        ("trouble", "error"),
+        ("fault", "error"),
         [
-            (answer(403), errors.Forbidden),
-            (answer(200, "<html>"), errors.UnexpectedAnswer),
-            (json_answer({"Id": "12345"}), errors.UnexpectedAnswer),
+            (response(403), exceptions.PermissionDeniedError),
+            (response(200, "<html>"), exceptions.InvalidResponseError),
+            (json_response({"Id": "12345"}), exceptions.InvalidResponseError),
         ],
         ids=["403", "html", "no-path"],
     )
-    def test_an_error_must_be_seen(
-        self, waits: Any, mode: str, before: list[bytes], trouble: bytes, error: Any
+    def test_permanent_error_of_the_metadata_endpoint_is_raised(
+        self, wait_for: Any, mode: str, before: list[bytes], fault: bytes, error: Any
     ) -> None:
-        api = ByPath(status=[*before, report("completed")], metadata=[trouble])
+        api = ByPath(status=[*before, status_response("completed")], metadata=[fault])
         with pytest.raises(error):
-            waits(mode, api, fetch_metadata=True, soft_fail=True)
+            wait_for(mode, api, fetch_metadata=True, soft_fail=True)
 
-    def test_a_verdict_needs_no_result(self, waits: Any, mode: str) -> None:
+    def test_failure_does_not_request_the_metadata(self, wait_for: Any, mode: str) -> None:
         with pytest.raises(WasabiJobFailed):
-            waits(mode, report("failed"), WHY, fetch_metadata=True)
+            wait_for(mode, status_response("failed"), ERRORS, fetch_metadata=True)
 
-        assert "metadata" not in waits.asked
+        assert "metadata" not in wait_for.requests
 
-    def test_silent_fail_waits_on(self, waits: Any, mode: str) -> None:
-        api = ByPath(status=[report("completed")], metadata=[answer(403), answer(403), PLACE])
+    def test_silent_fail_continues_after_a_permanent_error_of_the_metadata_endpoint(
+        self, wait_for: Any, mode: str
+    ) -> None:
+        api = ByPath(status=[status_response("completed")], metadata=[response(403), response(403), METADATA])
 
-        assert waits(mode, api, fetch_metadata=True, silent_fail=True)["metadata_path"] == PATH
+        assert wait_for(mode, api, fetch_metadata=True, silent_fail=True)["metadata_path"] == PATH
 
 
-class TestDeferring:
-    def test_hands_over_what_the_trigger_needs_and_no_key(self, connect: Any) -> None:
-        with Loopback(report("in_progress")) as server:
-            connect(server.url)
-            task = deferred(
+class TestDeferrable:
+    def test_trigger_arguments_contain_no_key(self, set_connection: Any) -> None:
+        with Loopback(status_response("in_progress")) as server:
+            set_connection(server.url)
+            task = defer(
                 WasabiJobSensor(
                     task_id="wait",
                     job_id="12345",
@@ -491,7 +555,7 @@ class TestDeferring:
         assert 3590 < task.timeout.total_seconds() <= 3600
 
     @pytest.mark.parametrize(
-        ("arguments", "ends", "max_error_count"),
+        ("arguments", "end_from_trigger", "max_error_count"),
         [
             ({"end_from_trigger": True}, True, None),
             ({"end_from_trigger": True, "max_error_count": 3}, True, 3),
@@ -499,89 +563,94 @@ class TestDeferring:
             ({"max_error_count": 3}, False, 3),
         ],
     )
-    def test_who_ends_the_task(self, connect: Any, arguments: Any, ends: bool, max_error_count: int | None) -> None:
-        with Loopback(report("in_progress")) as server:
-            connect(server.url)
-            task = deferred(WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **arguments))
+    def test_end_from_trigger_needs_do_xcom_push(
+        self, set_connection: Any, arguments: Any, end_from_trigger: bool, max_error_count: int | None
+    ) -> None:
+        with Loopback(status_response("in_progress")) as server:
+            set_connection(server.url)
+            task = defer(WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **arguments))
 
-        assert (task.trigger.end_from_trigger, task.trigger.max_error_count) == (ends, max_error_count)
+        assert (task.trigger.end_from_trigger, task.trigger.max_error_count) == (end_from_trigger, max_error_count)
 
-    def test_dag_test_hands_over_a_string(self, connect: Any) -> None:
+    def test_event_of_dag_test_is_a_string(self, set_connection: Any) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, end_from_trigger=True)
-        with Loopback(report("completed", 1)) as server:
-            connect(server.url)
+        with Loopback(status_response("completed", 1)) as server:
+            set_connection(server.url)
             xcom = sensor.resume_execution("execute_complete", {"event": "success"}, {})
 
         assert xcom == {"job_id": "12345", "status": "completed", "error_count": 1}
 
-    def test_silent_fail_does_not_start_the_time_anew(self, connect: Any) -> None:
+    def test_silent_fail_does_not_restart_the_timeout(self, set_connection: Any) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True, timeout=3600)
-        error = {"job_id": "12345", "error": errors.to_event(errors.NotFound("It is gone."))}
-        with Loopback(report("in_progress")) as server:
-            connect(server.url)
-            until = deferred(sensor).kwargs["until"]
-        with pytest.raises(TaskDeferred) as again:
-            sensor.resume_execution("execute_complete", {"event": error, "until": until - 1800}, {})
+        error = {"job_id": "12345", "error": exceptions.serialize_error(exceptions.NotFoundError("It is gone."))}
+        with Loopback(status_response("in_progress")) as server:
+            set_connection(server.url)
+            until = defer(sensor).kwargs["timeout_at"]
+        with pytest.raises(TaskDeferred) as caught:
+            sensor.resume_execution("execute_complete", {"event": error, "timeout_at": until - 1800}, {})
 
-        assert 1790 < again.value.timeout.total_seconds() <= 1800
+        assert 1790 < caught.value.timeout.total_seconds() <= 1800
 
-    @pytest.mark.parametrize("says", ["Trigger timeout", "Trigger/execution timeout"], ids=["3.x", "2.11"])
+    @pytest.mark.parametrize("message", ["Trigger timeout", "Trigger/execution timeout"], ids=["3.x", "2.11"])
     @pytest.mark.parametrize(
-        ("flag", "ends_with"),
+        ("flag", "exception"),
         [(None, AirflowSensorTimeout), ("soft_fail", AirflowSkipException), ("never_fail", AirflowSkipException)],
     )
-    def test_time_out_in_the_words_of_each_scheduler(
-        self, connect: Any, says: str, flag: str | None, ends_with: Any
+    def test_timeout_message_of_each_scheduler(
+        self, set_connection: Any, message: str, flag: str | None, exception: Any
     ) -> None:
         flags = {flag: True} if flag else {}
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **flags)
-        with Loopback(report("preflight")) as server:
-            connect(server.url)
-            with pytest.raises(ends_with, match="when last seen it was preflight"):
-                sensor.resume_execution("__fail__", {"error": says}, {})
+        with Loopback(status_response("preflight")) as server:
+            set_connection(server.url)
+            with pytest.raises(exception, match=r"\(last status: preflight\)"):
+                sensor.resume_execution("__fail__", {"error": message}, {})
 
-    def test_time_out_tells_why_the_last_look_failed(self, connect: Any) -> None:
+    def test_timeout_message_names_the_error_of_the_last_poll(self, set_connection: Any) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True)
-        with Loopback(answer(404)) as server:
-            connect(server.url)
-            with pytest.raises(AirflowSensorTimeout, match=r"The last look failed: .* is 404") as caught:
+        with Loopback(response(404)) as server:
+            set_connection(server.url)
+            with pytest.raises(AirflowSensorTimeout, match=r"The last poll failed: .*: HTTP 404 ") as caught:
                 sensor.resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 
-        assert isinstance(caught.value.__cause__, errors.NotFound)
+        assert isinstance(caught.value.__cause__, exceptions.NotFoundError)
 
-    def test_what_happens_in_the_worker_is_told(self, connect: Any, monkeypatch: Any, caplog: Any) -> None:
+    def test_events_in_the_worker_are_logged(self, set_connection: Any, monkeypatch: Any, caplog: Any) -> None:
         caplog.set_level(logging.INFO)
         monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True)
-        error = {"job_id": "12345", "error": errors.to_event(errors.NotFound("It is gone."))}
-        with Loopback(answer(404), answer(503)) as server:
-            connect(server.url)
-            deferred(sensor)
-            deferred(sensor)
+        error = {"job_id": "12345", "error": exceptions.serialize_error(exceptions.NotFoundError("It is gone."))}
+        with Loopback(response(404), response(503)) as server:
+            set_connection(server.url)
+            defer(sensor)
+            defer(sensor)
         with pytest.raises(TaskDeferred):
             sensor.resume_execution("execute_complete", {"event": error}, {})
 
-        # Airflow itself warns of an execute() that is not the task runner's.
-        told = [record.getMessage() for record in caplog.records if record.name == "sensor"]
-        told = [text for text in told if "execute" not in text]
-        assert "silent_fail" in told[0]
-        assert told[1].startswith("Job '12345': no answer")
-        assert "It is gone." in told[2] and "silent_fail" in told[2]
+        # Airflow warns when code other than the task runner calls execute().
+        lines = [record.getMessage() for record in caplog.records if record.name == "sensor"]
+        lines = [text for text in lines if "execute" not in text]
+        silenced, deferred, outage, deferred_again, silenced_event, *_ = lines
+        assert silenced.endswith("Still waiting because silent_fail is set.")
+        assert deferred.startswith("Job '12345': waiting in the triggerer; polling every 60 s; times out at ")
+        assert outage.startswith("Job '12345': API not responding; still waiting. ")
+        assert deferred_again.startswith("Job '12345': waiting in the triggerer; ")
+        assert silenced_event == "It is gone. Still waiting because silent_fail is set."
 
-    def test_silent_fail_keeps_the_ids_as_they_were_checked(self, connect: Any) -> None:
+    def test_silent_fail_keeps_the_stripped_ids(self, set_connection: Any) -> None:
         sensor = WasabiJobSensor(
             task_id="wait", job_id=" 12345 ", wasabi_conn_id=" wasabi_default ", deferrable=True, silent_fail=True
         )
-        error = {"job_id": "12345", "error": errors.to_event(errors.NotFound("It is gone."))}
-        with pytest.raises(TaskDeferred) as again:
+        error = {"job_id": "12345", "error": exceptions.serialize_error(exceptions.NotFoundError("It is gone."))}
+        with pytest.raises(TaskDeferred) as caught:
             sensor.resume_execution("execute_complete", {"event": error}, {})
 
-        assert (again.value.trigger.job_id, again.value.trigger.wasabi_conn_id) == ("12345", "wasabi_default")
+        assert (caught.value.trigger.job_id, caught.value.trigger.wasabi_conn_id) == ("12345", "wasabi_default")
 
     @pytest.mark.parametrize(
         ("flag", "skips"), [(None, False), ("soft_fail", False), ("silent_fail", False), ("never_fail", True)]
     )
-    def test_a_trigger_that_breaks_must_be_seen(self, flag: str | None, skips: bool) -> None:
+    def test_trigger_failure_is_raised(self, flag: str | None, skips: bool) -> None:
         flags = {flag: True} if flag else {}
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **flags)
 
@@ -590,9 +659,9 @@ class TestDeferring:
 
         assert isinstance(caught.value, AirflowSkipException) is skips
 
-    def test_a_job_that_is_over_needs_no_triggerer(self, connect: Any) -> None:
-        with Loopback(report("completed")) as server:
-            connect(server.url)
+    def test_finished_job_is_not_deferred(self, set_connection: Any) -> None:
+        with Loopback(status_response("completed")) as server:
+            set_connection(server.url)
             xcom = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True).execute({})
 
         assert xcom["status"] == "completed"
@@ -600,34 +669,36 @@ class TestDeferring:
 
 class TestArguments:
     @pytest.mark.parametrize("job_id", [None, "", "  ", "None", ".", ".."])
-    def test_job_id_that_is_none(self, job_id: Any) -> None:
+    def test_invalid_job_id(self, job_id: Any) -> None:
         with pytest.raises(ValueError, match=r"^job_id of task 'wait' is "):
             WasabiJobSensor(task_id="wait", job_id=job_id)
 
     @pytest.mark.parametrize("conn_id", [None, "", "None"])
-    def test_connection_that_is_none(self, conn_id: Any) -> None:
+    def test_invalid_connection_id(self, conn_id: Any) -> None:
         with pytest.raises(ValueError, match=r"^wasabi_conn_id of task 'wait' is "):
             WasabiJobSensor(task_id="wait", job_id="12345", wasabi_conn_id=conn_id)
 
     @pytest.mark.parametrize("max_error_count", [-1, 1.5, "3", True])
-    def test_max_error_count(self, max_error_count: Any) -> None:
-        with pytest.raises(ValueError, match=r"^max_error_count of task 'wait' is "):
+    def test_invalid_max_error_count(self, max_error_count: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"^max_error_count of task 'wait' is .*, but must be None or an integer of at least 0"
+        ):
             WasabiJobSensor(task_id="wait", job_id="12345", max_error_count=max_error_count)
 
-    def test_poke_interval_must_be_positive_to_defer(self) -> None:
+    def test_deferrable_needs_a_positive_poke_interval(self) -> None:
         with pytest.raises(ValueError, match=r"^poke_interval of task 'wait' is 0"):
             WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=0, deferrable=True)
 
         WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=0, deferrable=False)
 
-    def test_growing_intervals_never_overflow(self) -> None:
+    def test_exponential_backoff_never_overflows(self) -> None:
         sensor = WasabiJobSensor(
             task_id="wait", job_id="12345", poke_interval=60, exponential_backoff=True, max_wait=3600, timeout=10**6
         )
 
         assert sensor._get_next_poke_interval(0.0, lambda: 0.0, 100_000) == 3600
 
-    def test_templates(self) -> None:
+    def test_template_fields(self) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="{{ a }}", wasabi_conn_id="{{ b }}")
 
         sensor.render_template_fields({"a": "12345", "b": "another"})

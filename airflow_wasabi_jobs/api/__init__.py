@@ -1,1 +1,1 @@
-"""The Wasabi AiR Jobs API. Nothing in here knows Airflow."""
+"""Client library for the Wasabi AiR Jobs API. Imports nothing from Airflow."""

@@ -1,11 +1,11 @@
 """
-What a look at a batch asks for, and what it makes of the answers. Nothing is sent from here.
+Polling a batch: which requests a poll sends, and what their responses mean. Nothing is sent from here.
 
-A look is a generator: it yields calls and is sent their results, by who carries them, on a worker or in an
-event loop.
+A poll is a generator. It yields requests and receives their results from whoever sends them, in a worker or in an event
+loop.
 
-The lists that it reads are no snapshot: between two pages jobs begin and change their status. So the end is
-only concluded from two whole lists in a row that are alike, and in which every job is final.
+Lists are not snapshots: between two pages, jobs are created and change their status. So a batch counts as finished only
+if two complete lists in a row are equal and every job in them has finished.
 """
 
 from __future__ import annotations
@@ -17,59 +17,79 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from airflow_wasabi_jobs.api import calls
-from airflow_wasabi_jobs.api.models import JobState, JobStatus
+from airflow_wasabi_jobs.api import endpoints
+from airflow_wasabi_jobs.api.models import JobStatus, JobSummary
 
 T = TypeVar("T")
 
-Asking = Generator[calls.Call[Any], Any, T]
+Requests = Generator[endpoints.Request[Any], Any, T]
 
-# So many jobs that failed are listed by their ids.
-LISTED_FAILURES = 100
+MAX_LISTED_FAILURES = 100
 
-_UNFINISHED = tuple(status for status in JobStatus if not status.is_final)
+_UNFINISHED = tuple(status for status in JobStatus if not status.is_terminal)
 _FAILURES = (JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class FailedJob(msgspec.Struct, frozen=True):
+    """
+    A job of a batch that failed or was cancelled.
+
+    :param job_id: the job's id.
+    :param source: the URL of the media file, if the list has it. Default: None.
+    """
+
+    job_id: str
+    source: str | None = None
 
 
 class BatchReport(msgspec.Struct, frozen=True):
     """
-    Where a batch stands.
+    The status of a batch.
 
     :param batch: the batch.
-    :param is_over: whether there is nothing more to wait for.
-    :param counts: how many jobs have which status. Until it is over not all jobs are looked at, so there may be more.
-    :param failures: the ids of jobs that failed or were cancelled, at most 100 of them.
-    :param more_failures: how many more there are.
+    :param is_finished: whether the wait for the batch is finished.
+    :param counts: the number of jobs by status. Until the batch has finished, not all jobs are counted.
+    :param failed_jobs: the jobs that failed or were cancelled, at most 100 of them.
+    :param more_failures: how many more jobs failed or were cancelled. Default: 0.
     """
 
     batch: str
-    is_over: bool
+    is_finished: bool
     counts: dict[str, int]
-    failures: list[str]
+    failed_jobs: list[FailedJob]
     more_failures: int = 0
 
     @property
-    def failure_count(self) -> int:
-        """How many jobs failed or were cancelled."""
-        return len(self.failures) + self.more_failures
+    def failures(self) -> list[str]:
+        """The ids of the jobs that failed or were cancelled, at most 100 of them."""
+        return [job.job_id for job in self.failed_jobs]
 
     @property
-    def state(self) -> str:
-        """Where the batch stands, in words."""
-        if self.is_over:
-            return "over"
+    def failure_count(self) -> int:
+        """The number of jobs that failed or were cancelled."""
+        return len(self.failed_jobs) + self.more_failures
+
+    @property
+    def status(self) -> str:
+        """The status of the batch in a few words, for the log."""
+        if self.is_finished:
+            return "finished"
         if not self.counts:
-            return "without a job yet"
-        if all(JobStatus(status).is_final for status in self.counts):
+            return "no jobs found yet"
+        if all(JobStatus(status).is_terminal for status in self.counts):
             return "waiting for more jobs"
         return "running"
 
-    def counts_told(self) -> str:
-        """Return the counts, for the log."""
-        return ", ".join(f"{status}: {count}" for status, count in self.counts.items())
+    @property
+    def description(self) -> str:
+        """The status with the counts, for the log."""
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        if not counts:
+            return "no jobs found yet; waiting. Check the name of the batch if this persists"
+        return f"{self.status} ({counts})"
 
-    def as_xcom(self) -> dict[str, Any]:
-        """Return the report of a batch that is over as a plain dict, for an XCom."""
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the report of a finished batch as a plain dict, for an XCom."""
         return {
             "batch": self.batch,
             "counts": self.counts,
@@ -77,71 +97,76 @@ class BatchReport(msgspec.Struct, frozen=True):
             "more_failures": self.more_failures,
         }
 
-    def as_event(self) -> dict[str, Any]:
-        """Return all of the report as a plain dict, for an event."""
-        return {"is_over": self.is_over, **self.as_xcom()}
+    def to_event(self) -> dict[str, Any]:
+        """Return the report as a plain dict, for an event."""
+        event: dict[str, Any] = msgspec.to_builtins(self)
+        return event
 
 
-def look(batch: str, *, expected_jobs: int | None, max_failures: int, fail_fast: bool) -> Asking[BatchReport]:
+def poll_batch(batch: str, *, expected_jobs: int | None, max_failures: int, fail_fast: bool) -> Requests[BatchReport]:
     """
-    Look once at a batch.
+    Poll a batch once.
 
-    While a job of it is unfinished that takes a page or two of each list by status, however many jobs there are.
-    All of them are looked at when none seems to be left.
+    While it has an unfinished job, this takes a page or two of each list by status, however many jobs there are. The
+    complete batch is listed only if no unfinished job is found.
 
-    :param batch: the batch. The API's filter may let other jobs through, which do not count.
-    :param expected_jobs: how many jobs it has at least, or None for one.
+    :param batch: the batch. The filter of the API may let other jobs through, which do not count.
+    :param expected_jobs: the number of jobs that the batch has at least, or None for one.
     :param max_failures: how many jobs may fail or be cancelled.
-    :param fail_fast: whether it is over as soon as more than that did.
+    :param fail_fast: whether the batch counts as finished as soon as more jobs than that failed or were cancelled.
     """
-    seen: dict[str, JobStatus] = {}
+    found: dict[str, JobSummary] = {}
     for status in _UNFINISHED:
-        seen |= yield from _read(batch, status, enough=1)
-    is_running = bool(seen)
+        found |= yield from _list(batch, status, enough=1)
+    is_running = bool(found)
     if fail_fast:
-        failed: dict[str, JobStatus] = {}
+        failed: dict[str, JobSummary] = {}
         for status in _FAILURES:
-            failed |= yield from _read(batch, status, enough=max_failures + 1)
-        seen |= failed
+            failed |= yield from _list(batch, status, enough=max_failures + 1)
+        found |= failed
         if len(failed) > max_failures:
-            return _report(batch, failed, is_over=True)
+            return _report(batch, failed, is_finished=True)
     if is_running:
-        return _report(batch, seen, is_over=False)
-    whole = yield from _read(batch)
-    is_over = len(whole) >= (expected_jobs or 1) and _all_final(whole)
-    if is_over:
-        is_over = whole == (yield from _read(batch))
-    return _report(batch, whole, is_over=is_over)
+        return _report(batch, found, is_finished=False)
+    complete = yield from _list(batch)
+    is_finished = len(complete) >= (expected_jobs or 1) and _all_finished(complete)
+    if is_finished:
+        is_finished = _statuses(complete) == _statuses((yield from _list(batch)))
+    return _report(batch, complete, is_finished=is_finished)
 
 
-def _read(batch: str, status: JobStatus | None = None, enough: float = float("inf")) -> Asking[dict[str, JobStatus]]:
-    """Read pages until there are enough jobs of the batch, or no more."""
-    found: dict[str, JobStatus] = {}
+def _list(batch: str, status: JobStatus | None = None, enough: float = float("inf")) -> Requests[dict[str, JobSummary]]:
+    """List pages until they have enough jobs of the batch, or all of them."""
+    found: dict[str, JobSummary] = {}
     seen: set[str] = set()
     for number in itertools.count(1):
-        page: list[JobState] = yield calls.list_batch(batch, status=status, page_number=number)
+        page: list[JobSummary] = yield endpoints.list_batch(batch, status=status, page_number=number)
         before = len(seen)
         for job in page:
             seen.add(job.job_id)
             if job.batch == batch and job.status is not None:
-                found[job.job_id] = job.status
-        # A page without a new job is none: some servers repeat the last one for ever.
-        if len(page) < calls.LONGEST_PAGE or len(seen) == before or len(found) >= enough:
+                found[job.job_id] = job
+        # A page without a new job ends the list: some servers repeat their last page forever.
+        if len(page) < endpoints.MAX_PAGE_SIZE or len(seen) == before or len(found) >= enough:
             break
     return found
 
 
-def _all_final(jobs: dict[str, JobStatus]) -> bool:
-    return all(status.is_final for status in jobs.values())
+def _statuses(jobs: dict[str, JobSummary]) -> dict[str, JobStatus | None]:
+    return {job_id: job.status for job_id, job in jobs.items()}
 
 
-def _report(batch: str, jobs: dict[str, JobStatus], *, is_over: bool) -> BatchReport:
-    counts = Counter(jobs.values())
-    failures = [job_id for job_id, status in jobs.items() if status in _FAILURES]
+def _all_finished(jobs: dict[str, JobSummary]) -> bool:
+    return all(job.status is not None and job.status.is_terminal for job in jobs.values())
+
+
+def _report(batch: str, jobs: dict[str, JobSummary], *, is_finished: bool) -> BatchReport:
+    counts = Counter(job.status for job in jobs.values())
+    failed_jobs = [FailedJob(job.job_id, job.source) for job in jobs.values() if job.status in _FAILURES]
     return BatchReport(
         batch=batch,
-        is_over=is_over,
+        is_finished=is_finished,
         counts={status.value: counts[status] for status in JobStatus if counts[status]},
-        failures=failures[:LISTED_FAILURES],
-        more_failures=max(0, len(failures) - LISTED_FAILURES),
+        failed_jobs=failed_jobs[:MAX_LISTED_FAILURES],
+        more_failures=max(0, len(failed_jobs) - MAX_LISTED_FAILURES),
     )

@@ -1,20 +1,21 @@
-"""What can be an id. Imports nothing, for it is asked while DAG files are parsed."""
+"""Validation of ids. Imports nothing, because it runs while DAG files are parsed."""
 
 from __future__ import annotations
 
 
-def checked_id(value: object) -> str:
+def validate_id(value: object, kind: str = "job id") -> str:
     """
-    Return an id as it can be asked for, without the white space around it.
+    Return an id without surrounding white space.
 
-    :param value: a text, or a whole number that means its text.
-    :raises ValueError: if it can't be an id. The message goes on after the name of the field.
+    :param value: a string, or an integer that stands for its digits.
+    :param kind: what the id identifies, for the error message.
+    :raises ValueError: if the value cannot be an id. The message continues after the name of the field.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     text = value.strip() if isinstance(value, str) else None
     if text is None or text in {"", "None"}:
-        raise ValueError(f"is {value!r}, which is no id")
+        raise ValueError(f"is {value!r}, but must be a {kind}")
     if text in {".", ".."}:
-        raise ValueError(f"is {text!r}, which can't be sent: in a URL it means another path")
+        raise ValueError(f"is {text!r}, which cannot be a {kind}: in a URL it points to another path")
     return text

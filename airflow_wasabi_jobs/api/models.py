@@ -1,4 +1,4 @@
-"""What the AiR Jobs API speaks of."""
+"""The data of the AiR Jobs API."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 
+DEFAULT_PRIORITY = 5
+
 
 class JobStatus(StrEnum):
     """
-    Where a job stands: ``submitted`` → ``preflight`` → ``in_progress``, then one of the three final ones.
+    The status of a job: ``submitted``, ``preflight`` and ``in_progress``, then one of three terminal statuses.
 
-    The values are those of the documentation of *Get job status*, written as the API writes them.
+    The values are those that *Get job status* documents.
     """
 
     SUBMITTED = "submitted"
@@ -24,44 +26,44 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
 
     @property
-    def is_final(self) -> bool:
-        """Whether the job is over: a final status never changes again."""
-        return self in _FINAL
+    def is_terminal(self) -> bool:
+        """Whether the job has finished: a terminal status does not change any more."""
+        return self in _TERMINAL
 
 
-_FINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+_TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
 class JobReport(msgspec.Struct, frozen=True):
     """
-    The answer to a status call.
+    The status of a job, as *Get job status* returns it.
 
     :param job_id: the job's id.
-    :param status: where the job stands.
-    :param error_count: how many errors the analysis met so far. A ``completed`` job may have some.
+    :param status: the status.
+    :param error_count: how many errors the analysis has had so far. A ``completed`` job may have some. Default: 0.
     """
 
     job_id: str
     status: JobStatus
     error_count: int = 0
 
-    def is_completed_within(self, max_error_count: int | None) -> bool:
-        """Whether the job completed, with at most so many errors, or any number of them."""
+    def has_succeeded(self, max_error_count: int | None) -> bool:
+        """Whether the job completed with at most ``max_error_count`` errors, or with any number if that is None."""
         return self.status is JobStatus.COMPLETED and (max_error_count is None or self.error_count <= max_error_count)
 
-    def as_xcom(self) -> dict[str, Any]:
+    def to_xcom(self) -> dict[str, Any]:
         """Return the report as a plain dict, for an XCom or an event."""
         return {"job_id": self.job_id, "status": self.status.value, "error_count": self.error_count}
 
 
 class JobErrors(msgspec.Struct, frozen=True):
     """
-    What went wrong with a job.
+    The errors of a job.
 
     :param job_id: the job's id.
-    :param status: where the job stands.
-    :param error_count: how many errors the analysis met so far.
-    :param error_code: why the job failed, such as ``INTERNAL_ERROR``, if the API says so.
+    :param status: the status.
+    :param error_count: how many errors the analysis has had so far. Default: 0.
+    :param error_code: the code of the failure, such as ``INTERNAL_ERROR``. Default: None, if the API names none.
     """
 
     job_id: str
@@ -72,13 +74,13 @@ class JobErrors(msgspec.Struct, frozen=True):
 
 class Source(msgspec.Struct, frozen=True):
     """
-    Where the media file lies.
+    The location of a media file.
 
     :param bucket: the bucket.
-    :param object_key: the file's key in the bucket.
-    :param region: the bucket's region.
-    :param endpoint: the URL of the storage service.
-    :param provider: who runs the storage service.
+    :param object_key: the key of the file in the bucket.
+    :param region: the region of the bucket.
+    :param endpoint: the endpoint of the storage service, with or without a scheme.
+    :param provider: the provider of the storage service.
     """
 
     bucket: str | None = None
@@ -90,10 +92,10 @@ class Source(msgspec.Struct, frozen=True):
 
 class Destination(msgspec.Struct, frozen=True):
     """
-    Where the result goes.
+    The bucket for the result.
 
     :param bucket: the bucket.
-    :param region: the bucket's region.
+    :param region: the region of the bucket.
     """
 
     bucket: str | None = None
@@ -102,12 +104,12 @@ class Destination(msgspec.Struct, frozen=True):
 
 class JobMetadata(msgspec.Struct, frozen=True):
     """
-    Where the result of a job lies.
+    The location of the result of a job.
 
     :param job_id: the job's id.
-    :param path: the URL of the metadata file, ``s3://…_metadata.json``.
+    :param path: the URL of the metadata file, such as ``s3://…_metadata.json``.
     :param destination: the bucket and its region.
-    :param user_id: whose job it is.
+    :param user_id: the user who submitted the job.
     """
 
     job_id: str
@@ -115,46 +117,48 @@ class JobMetadata(msgspec.Struct, frozen=True):
     destination: Destination = Destination()
     user_id: str | None = None
 
-    def as_xcom(self) -> dict[str, Any]:
-        """Return the place as a plain dict, for an XCom."""
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the location as a plain dict, for an XCom."""
         return {
             "metadata_path": self.path,
             "destination": {"bucket": self.destination.bucket, "region": self.destination.region},
         }
 
 
-class JobState(msgspec.Struct, frozen=True):
+class JobSummary(msgspec.Struct, frozen=True):
     """
-    What a wait has to know of a job in a list.
+    What a poll needs of a job in a list.
 
     :param job_id: the job's id.
-    :param status: where the job stands, or None if the list says what nobody knows. It may be out of
-        date: a list is a hint, and only the job's own report counts.
+    :param status: the status, or None if it is unknown. A list may be out of date: only the status endpoint
+        decides whether a job has finished.
     :param name: the job's name.
-    :param batch: the batch that the job belongs to.
+    :param batch: the batch of the job.
+    :param source: the URL of the media file, ``s3://bucket/key``. Only lists of a batch have it.
     """
 
     job_id: str
     status: JobStatus | None
     name: str | None = None
     batch: str | None = None
+    source: str | None = None
 
 
 class Job(msgspec.Struct, frozen=True):
     """
-    A job with what it was submitted with. Any field but the id may be absent.
+    A job with what it was submitted with. Any field but ``job_id`` may be None.
 
     :param job_id: the job's id.
-    :param status: where the job stands, or None if a list says what nobody knows.
+    :param status: the status, or None if it is unknown.
     :param name: the job's name.
-    :param source: where the media file lies.
-    :param services: what analyses the file. Lists leave it out.
-    :param destination: where the result goes.
+    :param source: the location of the media file.
+    :param services: the services that analyse the file. Lists omit them.
+    :param destination: the bucket for the result.
     :param priority: 1 to 10.
-    :param batch: the batch that the job belongs to.
-    :param user_id: whose job it is.
+    :param batch: the batch of the job.
+    :param user_id: the user who submitted the job.
     :param created: when the job was submitted.
-    :param completed: when the job was over.
+    :param completed: when the job finished.
     """
 
     job_id: str
@@ -172,14 +176,14 @@ class Job(msgspec.Struct, frozen=True):
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What to submit a job with, checked by :mod:`airflow_wasabi_jobs.api.submissions`.
+    A job to submit, validated by :mod:`airflow_wasabi_jobs.api.submissions`.
 
     :param name: the job's name.
-    :param source: where the media file lies.
-    :param destination: where the result goes.
-    :param services: what analyses the file: for each service ``""`` or ``{"config": {…}}``.
-    :param priority: 1 to 10.
-    :param batch: the batch that the job belongs to.
+    :param source: the location of the media file.
+    :param destination: the bucket for the result.
+    :param services: the services that analyse the file: for each of them ``""`` or ``{"config": {…}}``.
+    :param priority: 1 to 10. Default: 5.
+    :param batch: the batch of the job.
     :param source_access_key: the access key of a source outside Wasabi.
     :param source_secret_key: the secret key of a source outside Wasabi.
     """
@@ -188,7 +192,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     destination: Destination
     services: dict[str, Any]
-    priority: int | None = None
+    priority: int = DEFAULT_PRIORITY
     batch: str | None = None
     source_access_key: str | None = None
     source_secret_key: str | None = None

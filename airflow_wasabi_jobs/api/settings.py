@@ -1,35 +1,36 @@
-"""Where the AiR Jobs API is, with which keys and how patiently it is asked, and the checks on all that."""
+"""The settings of a client, and their validation."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from airflow_wasabi_jobs.api.errors import InvalidSettings
+from airflow_wasabi_jobs.api.exceptions import ConnectionConfigError
+from airflow_wasabi_jobs.api.redaction import redact
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=600)]
-_Tries = Annotated[int, msgspec.Meta(ge=0, le=10)]
+_Retries = Annotated[int, msgspec.Meta(ge=0, le=10)]
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
-    How the API is asked.
+    The options of a connection, as its ``extra`` holds them.
 
-    :param connect_timeout: seconds until the connection must stand.
-    :param read_timeout: seconds until the whole answer must be here, once it was asked for.
-    :param retries: how many more times a request is tried within one look.
-    :param verify: whether the server's certificate is verified, or the path of the CA bundle to verify it with.
-    :param allow_http: whether plain ``http`` may be used beyond this machine. The keys are readable on the way then.
-    :param proxy: the URL of the proxy to go through.
+    :param connect_timeout: seconds to wait for the connection to be established. Default: 5.
+    :param read_timeout: seconds to wait for the complete response. Default: 30.
+    :param retries: how many times to retry a request after a transient error. Default: 3.
+    :param verify: whether to verify the server's certificate, or the path of a CA bundle. Default: True.
+    :param allow_http: whether unencrypted HTTP is allowed to hosts other than this machine. Default: False.
+    :param proxy: the URL of a proxy. Default: the proxy of the environment.
     """
 
     connect_timeout: _Seconds = 5.0
     read_timeout: _Seconds = 30.0
-    retries: _Tries = 3
+    retries: _Retries = 3
     verify: bool | str = True
     allow_http: bool = False
     proxy: str | None = None
@@ -41,7 +42,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return []
 
 
-_MUST_BE = {
+_ALLOWED_VALUES = {
     "connect_timeout": "a number of seconds, more than 0 and at most 600",
     "read_timeout": "a number of seconds, more than 0 and at most 600",
     "retries": "a whole number from 0 to 10",
@@ -53,13 +54,13 @@ _MUST_BE = {
 
 class Settings(msgspec.Struct, frozen=True):
     """
-    All that a client needs to know. Made by :func:`check`.
+    The settings of a client. Made by :func:`build_settings`.
 
-    :param name: what to call these settings in a message, such as "connection 'wasabi_default'".
+    :param name: what messages call the settings, such as ``connection 'wasabi_default'``.
     :param base_url: scheme, host, port and path prefix, without a slash at the end.
     :param access_key: the access key.
     :param secret_key: the secret key.
-    :param options: how the API is asked.
+    :param options: the options of the connection.
     """
 
     name: str
@@ -75,31 +76,20 @@ class Settings(msgspec.Struct, frozen=True):
         return [("name", self.name), ("base_url", self.base_url)]
 
     @property
-    def look_timeout(self) -> float:
-        """How many seconds one look may take, its retries and the waits between them included."""
+    def total_timeout(self) -> float:
+        """Seconds that one request may take, including its retries and the pauses between them."""
         return self.options.connect_timeout + 2 * self.options.read_timeout
 
-    def scrub(self, text: str, others: tuple[str, ...] = ()) -> str:
-        """Take the keys, and other secrets, out of a text from elsewhere, however they are escaped in it."""
-        secrets = {self.access_key, self.secret_key, *others}
+    def redact(self, text: str, more_secrets: tuple[str, ...] = ()) -> str:
+        """Remove the keys, the credentials of the proxy, and other secrets from a text."""
+        secrets = [self.access_key, self.secret_key, *more_secrets]
         if self.options.proxy:
             proxy = urlsplit(self.options.proxy)
-            secrets |= {proxy.password or "", proxy.netloc.rpartition("@")[0]}
-        secrets |= {unquote(secret) for secret in secrets}
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            text = re.sub("".join(map(_spellings, secret)), "***", text)
-        return text
+            secrets += [proxy.password or "", proxy.netloc.rpartition("@")[0]]
+        return redact(text, secrets)
 
 
-def _spellings(char: str) -> str:
-    """A pattern of how a character may be written: as it is, or escaped for a URL, for JSON or for HTML."""
-    if char.isalnum():
-        return char
-    code, plain = ord(char), re.escape(char)
-    return rf"(?:\\?{plain}|(?i:%{code:02x}|\\u{code:04x}|&#0*{code};|&#x0*{code:x};))"
-
-
-def check(
+def build_settings(
     *,
     name: str,
     host: str | None,
@@ -110,47 +100,47 @@ def check(
     extra: str | None = None,
 ) -> Settings:
     """
-    Make settings of what somebody typed in, or say what is wrong with it.
+    Validate the fields of a connection and return them as settings.
 
-    :param name: what to call the settings in a message.
-    :param host: host name or URL of the API, with or without scheme, port and path prefix.
+    :param name: what messages call the settings.
+    :param host: host name or base URL of the API, with or without scheme, port and path prefix.
     :param access_key: the access key.
     :param secret_key: the secret key.
-    :param port: the port, where ``host`` does not name it.
-    :param path: the path prefix, or the rest of it after the one in ``host``.
-    :param extra: the :class:`Options` as a JSON object. A value may be text that means a number or a
-        boolean; null and the empty text count as absent.
-    :raises InvalidSettings: if anything of it can't be used, naming the field. Never shows a key.
+    :param port: the port, unless ``host`` has it.
+    :param path: the path prefix, appended to the one in ``host``.
+    :param extra: the :class:`Options` as a JSON object. Numbers and booleans may be strings; null and the empty string
+        count as absent.
+    :raises ConnectionConfigError: if a field cannot be used. The message names the field and never shows a key.
     """
-    options = _options(name, extra)
+    options = _parse_options(name, extra)
     return Settings(
         name=name,
-        base_url=_base_url(name, options, host, port, path),
-        access_key=_key(name, "access key (login)", access_key),
-        secret_key=_key(name, "secret key (password)", secret_key),
+        base_url=_build_base_url(name, options, host, port, path),
+        access_key=_validate_key(name, "access key (login)", access_key),
+        secret_key=_validate_key(name, "secret key (password)", secret_key),
         options=options,
     )
 
 
-def _key(name: str, field: str, key: str | None) -> str:
+def _validate_key(name: str, field: str, key: str | None) -> str:
     key = (key or "").strip()
     if not key:
-        raise InvalidSettings(f"There is no {field} in {name}. Both keys of a Wasabi user are needed: put it in.")
+        raise ConnectionConfigError(f"No {field} is set in {name}. Enter both keys of a Wasabi user.")
     if not re.fullmatch(r"[!-~]+", key):
-        raise InvalidSettings(
-            f"The {field} of {name} holds a character that can't be in a key (white space or not ASCII). "
+        raise ConnectionConfigError(
+            f"The {field} of {name} has a character that a key cannot have (white space or not ASCII). "
             "Copy it from the Wasabi console again."
         )
     return key
 
 
-def _options(name: str, extra: str | None) -> Options:
+def _parse_options(name: str, extra: str | None) -> Options:
     try:
         given = msgspec.json.decode(extra or "{}", type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        # Without its cause: the error of the decoder may quote the extra, and so what is secret in it.
-        raise InvalidSettings(
-            f'The extra of {name} is not a JSON object. Write it like this: {{"read_timeout": 60}}.'
+        # Without its cause: the error of the decoder may quote a secret in the extra.
+        raise ConnectionConfigError(
+            f'The extra of {name} is not a JSON object. Example: {{"read_timeout": 60}}.'
         ) from None
     given = {key: value for key, value in given.items() if value is not None and value != ""}
     if isinstance(given.get("verify"), str):
@@ -158,15 +148,13 @@ def _options(name: str, extra: str | None) -> Options:
     options = Options()
     for key, value in given.items():
         if key not in Options.__struct_fields__:
-            known = ", ".join(Options.__struct_fields__)
-            raise InvalidSettings(f"The extra of {name} has an unknown key {key!r}. Known are: {known}.")
+            allowed = ", ".join(Options.__struct_fields__)
+            raise ConnectionConfigError(f"Unknown key {key!r} in the extra of {name}. Allowed: {allowed}.")
         try:
             options = msgspec.convert({**msgspec.structs.asdict(options), key: value}, Options, strict=False)
         except msgspec.ValidationError:
-            # Without its cause, which says the same in the words of a type checker.
-            raise InvalidSettings(
-                f"The {key!r} in the extra of {name} can't be used: it must be {_MUST_BE[key]}."
-            ) from None
+            # Without its cause, which repeats this in terms of Python types.
+            raise ConnectionConfigError(f"{key!r} in the extra of {name} must be {_ALLOWED_VALUES[key]}.") from None
     if options.proxy is not None:
         _check_proxy(name, options.proxy)
     return options
@@ -179,64 +167,64 @@ def _as_bool(text: str) -> bool | str:
         return text
 
 
-def is_proxy(proxy: str) -> bool:
-    """Whether this is the URL of a proxy that both clients can use."""
+def is_proxy_url(proxy: str) -> bool:
+    """Whether both clients can use this URL of a proxy."""
     try:
         url = urlsplit(proxy)
-        return url.scheme in {"http", "https"} and bool(_hostname(url.hostname)) and url.port != 0
+        return url.scheme in {"http", "https"} and bool(_normalize_hostname(url.hostname)) and url.port != 0
     except ValueError:
         return False
 
 
 def _check_proxy(name: str, proxy: str) -> None:
-    if not is_proxy(proxy):
-        # The value is not shown: a proxy's URL may hold a password.
-        raise InvalidSettings(
-            f"The 'proxy' in the extra of {name} is not the URL of a proxy. "
-            "Write it like http://proxy.example.com:3128."
+    if not is_proxy_url(proxy):
+        # The value is not shown, because it may hold a password.
+        raise ConnectionConfigError(
+            f"'proxy' in the extra of {name} is not the URL of a proxy. Example: http://proxy.example.com:3128."
         )
 
 
-def _base_url(name: str, options: Options, host: str | None, port: int | None, path: str | None) -> str:
+def _build_base_url(name: str, options: Options, host: str | None, port: int | None, path: str | None) -> str:
     host = (host or "").strip()
     if not host:
-        raise InvalidSettings(
-            f"There is no host in {name}. Put in the base URL of the AiR API that Wasabi gave you, "
-            "like https://air.example.com: it has no default."
+        raise ConnectionConfigError(
+            f"No host is set in {name}. Enter the base URL of the AiR API that Wasabi gave you, "
+            "e.g. https://air.example.com. There is no default."
         )
     if path in {"http", "https"}:
-        raise InvalidSettings(
-            f"The schema of {name} is {path!r}, but here it is the path in front of /jobs. "
-            f"Leave it empty, and write the scheme in front of the host: {path}://…"
+        raise ConnectionConfigError(
+            f"The schema of {name} is {path!r}, but it must be the path prefix of the API. "
+            f"Leave it empty, and put the scheme in the host: {path}://…"
         )
     if "://" not in host and re.match(r"https?([:/]|$)", host, re.IGNORECASE):
-        raise InvalidSettings(f"The host of {name} begins with a scheme, but it must be https://, with two slashes.")
+        raise ConnectionConfigError(f"The host of {name} has an incomplete scheme. It must begin with https://.")
     try:
         url = urlsplit(_with_scheme(host))
         url_port = url.port
-        hostname = _hostname(url.hostname)
+        hostname = _normalize_hostname(url.hostname)
     except ValueError:
-        # Without its cause, which quotes what stands where a port should: it may be a key.
-        raise InvalidSettings(f"The host of {name} is not a URL. Write it like https://air.example.com.") from None
+        # Without its cause, which quotes what is in place of the port: it may be a key.
+        raise ConnectionConfigError(f"The host of {name} is not a URL. Example: https://air.example.com.") from None
     if "@" in host:
-        raise InvalidSettings(
-            f"The host of {name} holds a user or a password. The keys belong into login and password."
+        raise ConnectionConfigError(
+            f"The host of {name} holds a user or a password. Put the keys in login and password."
         )
     if url.scheme not in {"http", "https"} or not hostname or re.search(r"[\s?#\\]", host):
-        raise InvalidSettings(
-            f"The host of {name} can't be used. Write scheme, host name and, if there are any, port and path, "
-            "like https://air.example.com:8443/prefix."
+        raise ConnectionConfigError(
+            f"The host of {name} is not a base URL: scheme, host name, and optionally port and path. "
+            "Example: https://air.example.com:8443/prefix."
         )
     if url_port is not None and port is not None and url_port != port:
-        raise InvalidSettings(f"The host of {name} names port {url_port}, its port field {port}. Keep one of them.")
+        raise ConnectionConfigError(
+            f"The host of {name} has port {url_port}, but its port field has {port}. Keep one of them."
+        )
     port = port if port is not None else url_port
     if port is not None and not 0 < port < 65536:
-        raise InvalidSettings(f"The port {port} of {name} can't be used: a port is between 1 and 65535.")
+        raise ConnectionConfigError(f"The port of {name} is {port}, but must be between 1 and 65535.")
     if url.scheme == "http" and not options.allow_http and (options.proxy or not is_loopback(hostname)):
-        raise InvalidSettings(
-            f"The host of {name} is plain http, so everybody on the way to it could read the keys. "
-            "Write https:// in front of it. "
-            'If the network is your own, put {"allow_http": true} into the extra.'
+        raise ConnectionConfigError(
+            f"{name[:1].upper()}{name[1:]} uses unencrypted HTTP, which would expose your keys. Use https://, or put "
+            '{"allow_http": true} in the extra if you trust the network.'
         )
     hostname = f"[{hostname}]" if ":" in hostname else hostname
     prefix = "/".join(filter(None, (part.strip("/") for part in (url.path, path or ""))))
@@ -247,8 +235,8 @@ def _base_url(name: str, options: Options, host: str | None, port: int | None, p
     )
 
 
-def _hostname(hostname: str | None) -> str | None:
-    """Return a host name as it is looked up, or ``None`` if no host can have it. Raises ``ValueError`` likewise."""
+def _normalize_hostname(hostname: str | None) -> str | None:
+    """Return a host name in its ASCII form, or ``None`` if it is invalid. Raises ``ValueError`` likewise."""
     if hostname is None or ":" in hostname:
         return hostname
     hostname = hostname.encode("idna").decode()
@@ -265,7 +253,7 @@ def _with_scheme(host: str) -> str:
 
 
 def is_loopback(hostname: str) -> bool:
-    """Whether a host name or address can only be this machine."""
+    """Whether a host name or address is that of this machine."""
     if hostname == "localhost":
         return True
     try:

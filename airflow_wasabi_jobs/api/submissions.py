@@ -1,8 +1,7 @@
 """
-What can be submitted. Imports nothing but Python's own, for it is asked while DAG files are parsed.
+Validation of submissions. Imports only the standard library, because it runs while DAG files are parsed.
 
-The rules are those of the documentation of *Submit job*. What breaks one is a ``ValueError``, whose message
-goes on after the name of the field.
+The rules are those of the documentation of *Submit job*.
 """
 
 from __future__ import annotations
@@ -11,136 +10,135 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SERVICES = ("ocr", "s2t", "nld", "audiotag", "face", "logo")
-LONGEST_TEXT = 256
+KNOWN_SERVICES = frozenset({"ocr", "s2t", "nld", "audiotag", "face", "logo"})
+MAX_TEXT_LENGTH = 256
 
 
-def checked(field: str, value: object, *, of: str = "") -> Any:
+def validate_field(field: str, value: object, *, owner: str = "") -> Any:
     """
-    Return a field of a submission as it can be sent.
+    Return a field of a submission in the form in which it is sent.
 
     :param field: ``name``, ``source``, ``destination``, ``services``, ``priority`` or ``batch``.
-    :param value: what somebody put there.
-    :param of: whose field it is, for the message, such as `` of task 'submit'``.
-    :raises ValueError: if it can't be sent.
+    :param value: the value of the field.
+    :param owner: what the field belongs to, for the message, such as `` of task 'submit'``.
+    :raises ValueError: if the value is invalid.
     """
-    try:
-        return _CHECKS[field](value)
-    except ValueError as error:
-        raise ValueError(f"{field}{of} {error}.") from None
+    return _VALIDATORS[field](field + owner, value)
 
 
-def as_far_as_known(value: object) -> Any:
-    """
-    Return a field as far as it is known before templates are rendered, with a stand-in for the rest.
-
-    :param value: what somebody put there.
-    :return: the field, or None if nothing is known of it.
-    """
-    if is_known(value):
-        return value
-    if isinstance(value, Mapping):
-        return {name: inner if is_known(inner) else "later" for name, inner in value.items()}
-    return None
-
-
-def is_known(value: object) -> bool:
-    """Whether a field is known before templates are rendered and XComs are there."""
+def is_literal(value: object) -> bool:
+    """Whether a value is complete when a DAG file is parsed: it has no template and is no XComArg."""
     match value:
         case str():
             return "{{" not in value and "{%" not in value
         case Mapping():
-            return all(map(is_known, value.values()))
+            return all(map(is_literal, value.values()))
         case list() | tuple():
-            return all(map(is_known, value))
+            return all(map(is_literal, value))
         case _:
-            # What is neither is an XCom that another task has yet to push.
             return value is None or isinstance(value, bool | int | float)
 
 
-def _name(value: object) -> str:
+def replace_templates(value: object) -> Any:
+    """
+    Return a value with a placeholder for whatever is not literal in it, to validate the rest of it.
+
+    :return: the value, or None if nothing of it is literal.
+    """
+    if is_literal(value):
+        return value
+    if isinstance(value, Mapping):
+        return {name: inner if is_literal(inner) else "placeholder" for name, inner in value.items()}
+    return None
+
+
+def _validate_name(label: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip() or value.strip() == "None":
-        raise ValueError(f"is {value!r}: a job needs a name")
-    return _not_too_long(value)
+        raise ValueError(f"{label} is {value!r}, but must be a non-empty string.")
+    return _validate_length(label, value)
 
 
-def _batch(value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value.strip() or value.strip() == "None":
-        raise ValueError(f"is {value!r}, and must be a text that is not empty")
-    return _not_too_long(value)
+def _validate_batch(label: str, value: object) -> str | None:
+    return None if value is None else _validate_name(label, value)
 
 
-def _not_too_long(value: str) -> str:
-    if len(value) > LONGEST_TEXT:
-        raise ValueError(f"has {len(value)} characters, and {LONGEST_TEXT} is the most: {value[:40]!r}…")
+def _validate_length(label: str, value: str) -> str:
+    if len(value) > MAX_TEXT_LENGTH:
+        raise ValueError(
+            f"{label} has {len(value)} characters, but at most {MAX_TEXT_LENGTH} are allowed: {value[:40]!r}…"
+        )
     return value
 
 
-def _priority(value: object) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10):
-        raise ValueError(f"is {value!r}, and must be a whole number from 1 to 10")
+def _validate_priority(label: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10:
+        raise ValueError(f"{label} is {value!r}, but must be an integer from 1 to 10.")
     return value
 
 
-def _source(value: object) -> dict[str, str]:
-    return _place(value, needed=("bucket", "object_key"), optional=("region", "endpoint"))
+def _validate_source(label: str, value: object) -> dict[str, str]:
+    return _validate_location(label, value, required=("bucket", "object_key"), optional=("region", "endpoint"))
 
 
-def _destination(value: object) -> dict[str, str]:
-    return _place(value, needed=("bucket", "region"), optional=())
+def _validate_destination(label: str, value: object) -> dict[str, str]:
+    return _validate_location(label, value, required=("bucket", "region"), optional=())
 
 
-def _place(value: object, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, str]:
-    known = needed + optional
+def _validate_location(
+    label: str, value: object, required: tuple[str, ...], optional: tuple[str, ...]
+) -> dict[str, str]:
+    allowed = required + optional
     if not isinstance(value, Mapping):
-        kind = "None" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"is {kind}, and must be a dict with {', '.join(known)}")  # noqa: TRY004 - a mistake is a ValueError
-    # Without the values: one of them may be a key that somebody put there.
-    if unknown := sorted(str(name) for name in value if name not in known):
-        secret = any(word in name.lower() for name in unknown for word in ("access", "secret"))
-        advice = "; keys of a source outside Wasabi belong into a connection, see source_conn_id" if secret else ""
-        raise ValueError(f"has {', '.join(unknown)}, but can only have {', '.join(known)}{advice}")
-    place = {name: inner for name, inner in value.items() if inner is not None}
-    for name in known:
-        if name not in place:
-            if name in needed:
-                raise ValueError(f"has no {name}, which a job needs")
-        elif not isinstance(place[name], str) or not place[name].strip() or place[name].strip() == "None":
-            raise ValueError(f"has the {name} {place[name]!r}, and must have a text there that is not empty")
-    return place
+        raise ValueError(f"{label} is {_describe_type(value)}, but must be a dict with {', '.join(allowed)}.")  # noqa: TRY004 - bad input is a ValueError
+    # Without the values, because one of them may be a secret.
+    if unknown := sorted(str(name) for name in value if name not in allowed):
+        is_secret = any(word in name.lower() for name in unknown for word in ("access", "secret"))
+        advice = " Put the keys of a source outside Wasabi in a connection: see source_conn_id." if is_secret else ""
+        keys = f"key{'' if len(unknown) == 1 else 's'} {', '.join(map(repr, unknown))}"
+        raise ValueError(f"Unknown {keys} in {label}. Allowed: {', '.join(allowed)}.{advice}")
+    location = {name: inner for name, inner in value.items() if inner is not None}
+    for name in allowed:
+        if name not in location:
+            if name in required:
+                raise ValueError(f"{label} has no {name}, but a job needs it.")
+        elif not isinstance(location[name], str) or not location[name].strip() or location[name].strip() == "None":
+            raise ValueError(f"{name} in {label} is {location[name]!r}, but must be a non-empty string.")
+    return location
 
 
-def _services(value: object) -> dict[str, Any]:
+def _validate_services(label: str, value: object) -> dict[str, Any]:
     if isinstance(value, list | tuple | set | frozenset):
         value = dict.fromkeys(value, "") if all(isinstance(name, str) for name in value) else None
     if not isinstance(value, Mapping):
-        raise ValueError(  # noqa: TRY004 - a mistake is a ValueError
-            "must be a list of services, or a dict of them with their settings, "
-            'like ["ocr"] or {"ocr": "", "logo": {"config": {…}}}'
+        raise ValueError(  # noqa: TRY004 - bad input is a ValueError
+            f"{label} must be a list of services, or a dict of services with their settings, "
+            'such as ["ocr"] or {"ocr": "", "logo": {"config": {…}}}.'
         )
     if not value:
-        raise ValueError(f"names no service. There are: {', '.join(SERVICES)}")
+        raise ValueError(f"{label} is empty. Name one or more services, such as {', '.join(sorted(KNOWN_SERVICES))}.")
     for name, settings in value.items():
-        if name not in SERVICES:
-            raise ValueError(f"names {name!r}, which is no service. There are: {', '.join(SERVICES)}")
-        if settings == "" and isinstance(settings, str):
+        if not isinstance(name, str) or name in {"", "None"} or name != name.strip() or not is_literal(name):
+            raise ValueError(f"{label} has the service {name!r}, but must have names of services, such as 'ocr'.")
+        if isinstance(settings, str) and settings == "":
             continue
         if not isinstance(settings, Mapping) or not isinstance(settings.get("config"), Mapping) or len(settings) > 1:
-            raise ValueError(f'has {settings!r} for {name}, and must have "" or {{"config": {{…}}}} there')
+            raise ValueError(f'{label} has {settings!r} for {name}, but allowed are "" and {{"config": {{…}}}}.')
         try:
             json.dumps(settings, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"has settings for {name} that are no JSON: {error}") from None
+            raise ValueError(f"{label} has settings for {name} that are not JSON: {error}.") from None
     return dict(value)
 
 
-_CHECKS: dict[str, Callable[[object], Any]] = {
-    "name": _name,
-    "source": _source,
-    "destination": _destination,
-    "services": _services,
-    "priority": _priority,
-    "batch": _batch,
+def _describe_type(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+_VALIDATORS: dict[str, Callable[[str, object], Any]] = {
+    "name": _validate_name,
+    "source": _validate_source,
+    "destination": _validate_destination,
+    "services": _validate_services,
+    "priority": _validate_priority,
+    "batch": _validate_batch,
 }

@@ -1,1 +1,1 @@
-"""The demo: ``python -m airflow_wasabi_jobs.demo`` shows a DAG that waits for jobs, without an account."""
+"""``python -m airflow_wasabi_jobs.demo`` runs a DAG that submits jobs and waits for them, without an account."""

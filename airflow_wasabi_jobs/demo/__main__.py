@@ -1,4 +1,4 @@
-"""Show a DAG that submits jobs and waits for what becomes of them: what it prints is for a person."""
+"""Run the DAG of the demo against the emulator, and print what happens."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from airflow_wasabi_jobs.demo.airflow_run import DAG_FILE
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
-TIME_LIMIT = 180.0
-# Which end of each task is the right one: the class of its error, or none.
-EXPECTED = {
+TIMEOUT_SECONDS = 180.0
+# The expected exception of each task, or None for success.
+EXPECTED_OUTCOMES = {
     "analyse_interview": None,
     "submit_clips[0]": None,
     "submit_clips[1]": None,
@@ -31,28 +31,28 @@ EXPECTED = {
     "wait_for_archive": "WasabiJobCancelled",
 }
 INTRODUCTION = """\
-A DAG submits Wasabi AiR jobs and waits for them, with Airflow {airflow} and an emulated API.
-No account is needed. A job's name tells the emulator how it is to end. The tasks, one after another:
+A DAG submits Wasabi AiR jobs and waits for them, on Airflow {airflow} with an emulated API.
+No account is needed. In the emulator, the name of a job determines how the job ends. The tasks:
 
-  analyse_interview  submits completes-interview, waits for it and finds its result
-  submit_clips       submits completes-clip and fails-clip as a batch, without waiting
-  wait_for_clips     waits for that batch
-  wait_for_archive   waits for a job by its id, which is cancels-archive
+  analyse_interview  submits job completes-interview, waits for it and gets the location of its result
+  submit_clips       submits jobs completes-clip and fails-clip as a batch, without waiting
+  wait_for_clips     waits for the batch
+  wait_for_archive   waits for an existing job by its id, cancels-archive
 
-Setting up a private Airflow, which takes some seconds ..."""
+Setting up a temporary Airflow; this takes a few seconds ..."""
 FINISH = """\
-All went as it should: metadata_path in the XCom tells the next task where the result lies, and a job
-that failed or was cancelled fails the task that waits for it at once, without a retry.
+All tasks ended as expected. The XCom of a successful task has the location of the result, and a job
+that failed or was cancelled fails its task at once, without a retry.
 
-What to do next:
-  - See it in Airflow's own pages, with a scheduler and a triggerer:  make airflow
-  - Put it into a DAG, and use your own account:                      README.md, example_dags
-  - Test your own DAGs on the emulator:                               {emulator} --help"""
+Next steps:
+  - See it in the Airflow UI, with a scheduler and a triggerer:  make airflow
+  - Use it in your own DAG and with your own account:            README.md, example_dags
+  - Test your own DAGs with the emulator:                        {emulator} --help"""
 
 
 def main() -> int:
-    """Run the demo. Returns 0 only if each task ended as it should."""
-    _say(INTRODUCTION.format(airflow=version("apache-airflow")))
+    """Run the demo. Return 0 if each task ended as expected."""
+    _print(INTRODUCTION.format(airflow=version("apache-airflow")))
     with tempfile.TemporaryDirectory(prefix="wasabi-demo-") as folder, AirEmulator() as emulator:
         home = Path(folder)
         with (home / "airflow.log").open("w") as log:
@@ -64,19 +64,19 @@ def main() -> int:
                 cwd=home,
             )
         try:
-            ends = _watch(airflow, emulator.url, home / "told")
+            outcomes = _print_progress(airflow, emulator.url, home / "events.jsonl")
         finally:
             airflow.kill()
             airflow.wait()
-        if ends == EXPECTED:
-            _say(FINISH.format(emulator=_path_of("wasabi-air-emulator")))
+        if outcomes == EXPECTED_OUTCOMES:
+            _print(FINISH.format(emulator=_path_of("wasabi-air-emulator")))
             return 0
-        _say((home / "airflow.log").read_text(errors="replace"))
-    _say("\nSomething broke: above is all that Airflow said.")
-    for task, error in EXPECTED.items():
-        end = ends.get(task, "no end")
-        if end != error:
-            _say(f"  {task}: expected {error or 'success'}, got {end or 'success'}")
+        _print((home / "airflow.log").read_text(errors="replace"))
+    _print("\nThe demo failed. The output of Airflow is above.")
+    for task, expected in EXPECTED_OUTCOMES.items():
+        outcome = outcomes.get(task, "no outcome")
+        if outcome != expected:
+            _print(f"  {task}: expected {expected or 'success'}, got {outcome or 'success'}")
     return 1
 
 
@@ -86,70 +86,70 @@ def _path_of(command: str) -> str:
 
 
 def _environment(home: Path, emulator: AirEmulator) -> dict[str, str]:
-    # Nothing of another Airflow on this machine: it is neither used nor touched.
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    # Without the settings of another Airflow on this machine.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     return {
-        **mine,
+        **environment,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAG_FILE.parent),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW_CONN_WASABI_DEFAULT": emulator.connection_uri,
-        "WASABI_DEMO_TOLD": str(home / "told"),
+        "WASABI_DEMO_EVENTS": str(home / "events.jsonl"),
     }
 
 
-def _watch(airflow: subprocess.Popen[bytes], url: str, told: Path) -> dict[str, str | None]:
-    """Tell what happens while it happens, and return how each task ended."""
-    ends: dict[str, str | None] = {}
-    seen: dict[str, str] = {}
-    lines = 0
-    began = time.monotonic()
-    deadline = began + TIME_LIMIT
-    running = True
-    while running and time.monotonic() < deadline:
-        running = airflow.poll() is None
-        # In this order: when a task's end is told, so is what ended it.
-        events = told.read_text().splitlines() if told.exists() else []
-        jobs = list(_jobs(url))
-        began = began if seen or not jobs else time.monotonic()
-        seconds = time.monotonic() - began
-        happened: list[tuple[float, str]] = []
+def _print_progress(airflow: subprocess.Popen[bytes], url: str, event_file: Path) -> dict[str, str | None]:
+    """Print changes of jobs and tasks as they happen, and return the outcome of each task."""
+    outcomes: dict[str, str | None] = {}
+    statuses: dict[str, str] = {}
+    events_read = 0
+    started_at = time.monotonic()
+    deadline = started_at + TIMEOUT_SECONDS
+    is_running = True
+    while is_running and time.monotonic() < deadline:
+        is_running = airflow.poll() is None
+        # Events first: when the end of a task is printed, so is the end of its job.
+        events = event_file.read_text().splitlines() if event_file.exists() else []
+        jobs = list(_list_jobs(url))
+        started_at = started_at if statuses or not jobs else time.monotonic()
+        seconds = time.monotonic() - started_at
+        lines: list[tuple[float, str]] = []
         for job in jobs:
-            if seen.get(job["Id"]) != job["Status"]:
-                at = 0.0 if job["Id"] in seen else datetime.fromisoformat(job["Created"]).timestamp()
-                seen[job["Id"]] = job["Status"]
-                happened.append((at, f"{seconds:6.1f} s  job   {job['Name']:<19}  {job['Status']}"))
-        for event in map(json.loads, events[lines:]):
+            if statuses.get(job["Id"]) != job["Status"]:
+                at = 0.0 if job["Id"] in statuses else datetime.fromisoformat(job["Created"]).timestamp()
+                statuses[job["Id"]] = job["Status"]
+                lines.append((at, f"{seconds:6.1f} s  job   {job['Name']:<19}  {job['Status']}"))
+        for event in map(json.loads, events[events_read:]):
             if "ready" in event:
-                _say(f"... done in {seconds:.0f} s. The first task begins in some seconds.\n")
+                _print(f"... done in {seconds:.0f} s. The first task starts in a few seconds.\n")
             else:
-                ends[event["task"]] = event["error"]
-                happened.append((event["at"], _end(event, seconds)))
-        lines = len(events)
-        for _, line in sorted(happened):
-            _say(line)
+                outcomes[event["task"]] = event["error"]
+                lines.append((event["at"], _describe_outcome(event, seconds)))
+        events_read = len(events)
+        for _, line in sorted(lines):
+            _print(line)
         time.sleep(0.1)
-    return ends
+    return outcomes
 
 
-def _jobs(url: str) -> Iterator[dict[str, Any]]:
+def _list_jobs(url: str) -> Iterator[dict[str, Any]]:
     keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
     yield from requests.get(f"{url}/jobs", headers=keys, params={"pageSize": "100"}, timeout=5).json()["Records"]
 
 
-def _end(event: dict[str, Any], seconds: float) -> str:
-    end, why = "success", f"XCom: {event['xcom']}"
+def _describe_outcome(event: dict[str, Any], seconds: float) -> str:
+    outcome, details = "success", f"XCom: {event['xcom']}"
     if event["error"]:
-        end, why = "failed", f"{event['error']}: {event['message']}"
-    # A path or an id stays whole, to be copied.
+        outcome, details = "failed", f"{event['error']}: {event['message']}"
+    # Paths and ids are not broken, so that they can be copied.
     paragraph = textwrap.TextWrapper(width=100, break_long_words=False, break_on_hyphens=False)
     paragraph.initial_indent = paragraph.subsequent_indent = " " * 16
-    return f"{seconds:6.1f} s  task  {event['task']:<19}  {end}\n{paragraph.fill(why)}\n"
+    return f"{seconds:6.1f} s  task  {event['task']:<19}  {outcome}\n{paragraph.fill(details)}\n"
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - it is what the demo is for
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the output of the demo
 
 
 if __name__ == "__main__":

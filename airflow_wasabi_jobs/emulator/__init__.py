@@ -1,5 +1,5 @@
 """
-A local AiR Jobs API, for demos and for testing DAGs without an account.
+A local AiR Jobs API for demos and for testing DAGs without an account.
 
 In a test::
 

@@ -1,4 +1,4 @@
-"""The emulated jobs: what time makes of them, and how their names steer it."""
+"""The emulated jobs: how their statuses change over time, and how their names control that."""
 
 from __future__ import annotations
 
@@ -6,47 +6,54 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from airflow_wasabi_jobs.api.models import JobStatus
 
-# How many seconds a job takes at speed 1, and after how many it reaches the statuses before the last: sooner, if it
-# is shorter, and no later, if it is longer.
-SECONDS = 5.0
-PREFLIGHT_AT, IN_PROGRESS_AT = 1.0, 2.0
+# How many seconds a job takes at speed 1, and when it reaches the statuses before the last. A shorter job reaches them
+# proportionally earlier.
+JOB_SECONDS = 5.0
+PREFLIGHT_AT_SECONDS, IN_PROGRESS_AT_SECONDS = 1.0, 2.0
 
 
-class Fate(msgspec.Struct, frozen=True):
-    """What becomes of a job: its last status, how many errors it has by then, and how many seconds it takes."""
+class Outcome(msgspec.Struct, frozen=True):
+    """
+    How a job ends.
+
+    :param status: the terminal status.
+    :param error_count: the final error count.
+    :param seconds: how long the job takes at speed 1.
+    """
 
     status: JobStatus
     error_count: int = 0
-    seconds: float = SECONDS
+    seconds: float = JOB_SECONDS
 
     @classmethod
-    def of(cls, name: str) -> Fate | None:
-        """Read a job's fate from the beginning of its name or id, as from a test card's number."""
-        told = re.match(r"(completes|fails|cancels)(?:-with-(\d{1,9})-errors?)?(?:-after-(\d{1,9})-seconds)?", name)
-        if told is None:
+    def from_name(cls, name: str) -> Outcome | None:
+        """Return the outcome that the beginning of a job's name or id stands for, or None."""
+        match = re.match(r"(completes|fails|cancels)(?:-with-(\d{1,9})-errors?)?(?:-after-(\d{1,9})-seconds)?", name)
+        if match is None:
             return None
-        status, errors, seconds = told.groups()
-        usual = 1 if status == "fails" else 0
+        status, errors, seconds = match.groups()
+        default_errors = 1 if status == "fails" else 0
         return cls(
-            _ENDS[status],
-            error_count=usual if errors is None else int(errors),
-            seconds=SECONDS if seconds is None else float(seconds),
+            _TERMINAL_STATUSES[status],
+            error_count=default_errors if errors is None else int(errors),
+            seconds=JOB_SECONDS if seconds is None else float(seconds),
         )
 
 
-_ENDS = {"completes": JobStatus.COMPLETED, "fails": JobStatus.FAILED, "cancels": JobStatus.CANCELLED}
+_TERMINAL_STATUSES = {"completes": JobStatus.COMPLETED, "fails": JobStatus.FAILED, "cancels": JobStatus.CANCELLED}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"\S")]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Source(msgspec.Struct, rename="pascal", omit_defaults=True):
-    """Where the media file lies. Its keys are taken in, and never given out."""
+    """The location of the media file. Its keys are accepted, and not kept."""
 
     bucket: _Text
     object_key: _Text
@@ -61,34 +68,31 @@ class Source(msgspec.Struct, rename="pascal", omit_defaults=True):
 
 
 class Destination(msgspec.Struct, rename="pascal"):
-    """Where the result goes."""
+    """The bucket for the result."""
 
     bucket: _Text
     region: _Text
 
 
 class ServiceConfig(msgspec.Struct):
-    """A service with settings of its own."""
+    """The settings of a service."""
 
     config: dict[str, Any]
 
 
 class Definition(msgspec.Struct, rename="pascal", omit_defaults=True):
-    """What a job is submitted with: the body of ``POST /jobs``."""
+    """The body of ``POST /jobs``. Services are not restricted, because the documented list is an example."""
 
     name: _Name
-    services: Annotated[
-        dict[Literal["ocr", "s2t", "nld", "audiotag", "face", "logo"], Literal[""] | ServiceConfig],
-        msgspec.Meta(min_length=1),
-    ]
+    services: Annotated[dict[_Text, Literal[""] | ServiceConfig], msgspec.Meta(min_length=1)]
     source: Source
     destination: Destination
     priority: Annotated[int, msgspec.Meta(ge=1, le=10)] | None = None
     batch: Annotated[str, msgspec.Meta(max_length=256)] | None = None
 
     @classmethod
-    def named(cls, name: str) -> Definition:
-        """Make up a definition for a job that nobody submitted."""
+    def with_name(cls, name: str) -> Definition:
+        """Return a definition for a job that was not submitted."""
         return cls(
             name=name[:256],
             services={"ocr": ""},
@@ -99,63 +103,65 @@ class Definition(msgspec.Struct, rename="pascal", omit_defaults=True):
 
 class EmulatedJob(msgspec.Struct, frozen=True):
     """
-    One job. Its status is not kept but follows from the time.
+    One job. Its status is computed from the time.
 
     :param job_id: the job's id.
     :param definition: what it was submitted with.
-    :param fate: what becomes of it.
-    :param born: when it was submitted, in seconds since the epoch.
-    :param speed: how many times faster than usual it runs.
+    :param outcome: how it ends.
+    :param created_at: when it was submitted, in seconds since the epoch.
+    :param speed: how many times faster than at speed 1 it runs.
     """
 
     job_id: str
     definition: Definition
-    fate: Fate
-    born: float
+    outcome: Outcome
+    created_at: float
     speed: float
 
     def status(self, now: float) -> JobStatus:
-        """Return where the job stands at that time."""
-        age = (now - self.born) * self.speed
-        pace = min(1.0, self.fate.seconds / SECONDS)
-        if age >= self.fate.seconds:
-            return self.fate.status
-        if age >= IN_PROGRESS_AT * pace:
+        """Return the status at that time."""
+        age = (now - self.created_at) * self.speed
+        factor = min(1.0, self.outcome.seconds / JOB_SECONDS)
+        if age >= self.outcome.seconds:
+            return self.outcome.status
+        if age >= IN_PROGRESS_AT_SECONDS * factor:
             return JobStatus.IN_PROGRESS
-        return JobStatus.PREFLIGHT if age >= PREFLIGHT_AT * pace else JobStatus.SUBMITTED
+        return JobStatus.PREFLIGHT if age >= PREFLIGHT_AT_SECONDS * factor else JobStatus.SUBMITTED
 
     def error_count(self, now: float) -> int:
-        """Return how many errors the job has had by then: they come at the end."""
-        return self.fate.error_count if self.status(now).is_final else 0
+        """Return the error count at that time: 0 until the job has finished."""
+        return self.outcome.error_count if self.status(now).is_terminal else 0
 
     def has_result(self, now: float, after_seconds: float = 0.0) -> bool:
-        """Whether the place of the job's result is known: so many seconds, at speed 1, after it completed."""
-        age = (now - self.born) * self.speed
-        return self.fate.status is JobStatus.COMPLETED and age >= self.fate.seconds + after_seconds
+        """Whether the location of the result is available: so many seconds, at speed 1, after the job has completed."""
+        age = (now - self.created_at) * self.speed
+        return self.outcome.status is JobStatus.COMPLETED and age >= self.outcome.seconds + after_seconds
 
-    def brief(self, now: float) -> dict[str, Any]:
-        """Return the job as the API's list shows it."""
+    def list_record(self, now: float) -> dict[str, Any]:
+        """Return the job as lists show it."""
         body: dict[str, Any] = msgspec.to_builtins(self.definition)
         del body["Services"]
         return {
             "Id": self.job_id,
             **body,
             "UserId": "arn:aws:iam::000000000000:user/emulator",
-            "Created": _rfc3339(self.born),
+            "Created": _rfc3339(self.created_at),
             "Status": self.status(now).value,
             **(
-                {"Completed": _rfc3339(self.born + self.fate.seconds / self.speed)} if self.status(now).is_final else {}
+                {"Completed": _rfc3339(self.created_at + self.outcome.seconds / self.speed)}
+                if self.status(now).is_terminal
+                else {}
             ),
         }
 
-    def full(self, now: float) -> dict[str, Any]:
-        """Return the job as the API shows it on its own."""
-        return {**self.brief(now), "Services": msgspec.to_builtins(self.definition.services)}
+    def record(self, now: float) -> dict[str, Any]:
+        """Return the job as ``GET /jobs/{Id}`` shows it."""
+        return {**self.list_record(now), "Services": msgspec.to_builtins(self.definition.services)}
 
     def result_path(self) -> str:
-        """Return where the result lies."""
-        day = datetime.fromtimestamp(self.born, UTC).strftime("%Y_%m_%d")
-        name = self.definition.source.object_key.rpartition("/")[2]
+        """Return the location of the result."""
+        day = datetime.fromtimestamp(self.created_at, UTC).strftime("%Y_%m_%d")
+        name = PurePosixPath(self.definition.source.object_key).stem
         return f"s3://{self.definition.destination.bucket}/jobs/{day}/{self.job_id}/{name}_metadata.json"
 
 
@@ -163,8 +169,8 @@ class EmulatedJobs:
     """
     All the jobs of the emulated account, oldest first.
 
-    :param clock: what tells the time, in seconds since the epoch.
-    :param speed: how many times faster than usual jobs run.
+    :param clock: returns the time in seconds since the epoch.
+    :param speed: how many times faster than at speed 1 jobs run.
     """
 
     def __init__(self, clock: Callable[[], float], speed: float) -> None:
@@ -182,26 +188,27 @@ class EmulatedJobs:
         return reversed(self._jobs.values())
 
     def names(self) -> list[str]:
-        """Return the names of all the jobs. Any thread may ask."""
-        # A copy first: another thread may begin a job meanwhile.
+        """Return the names of all jobs. It may be called in any thread."""
+        # A copy first, because another thread may create a job meanwhile.
         return [job.definition.name for job in list(self._jobs.values())]
 
     def find(self, job_id: str) -> EmulatedJob | None:
-        """Return the job with that id."""
+        """Return the job with that id, or None."""
         return self._jobs.get(job_id)
 
-    def find_or_begin(self, job_id: str) -> EmulatedJob | None:
-        """Return the job with that id. If there is none but its id tells a fate, it begins now."""
-        if job_id not in self._jobs and (fate := Fate.of(job_id)):
-            return self._begin(job_id, Definition.named(job_id), fate)
+    def find_or_create(self, job_id: str) -> EmulatedJob | None:
+        """Return the job with that id. If there is none and its id stands for an outcome, create it."""
+        if job_id not in self._jobs and (outcome := Outcome.from_name(job_id)):
+            return self._create(job_id, Definition.with_name(job_id), outcome)
         return self.find(job_id)
 
     def submit(self, definition: Definition) -> EmulatedJob:
-        """Begin a job. Its name may tell its fate; otherwise it completes."""
-        return self._begin(uuid.uuid4().hex, definition, Fate.of(definition.name) or Fate(JobStatus.COMPLETED))
+        """Create a job. It completes unless its name stands for another outcome."""
+        outcome = Outcome.from_name(definition.name) or Outcome(JobStatus.COMPLETED)
+        return self._create(uuid.uuid4().hex, definition, outcome)
 
-    def _begin(self, job_id: str, definition: Definition, fate: Fate) -> EmulatedJob:
-        self._jobs[job_id] = EmulatedJob(job_id, definition, fate, self._clock(), self._speed)
+    def _create(self, job_id: str, definition: Definition, outcome: Outcome) -> EmulatedJob:
+        self._jobs[job_id] = EmulatedJob(job_id, definition, outcome, self._clock(), self._speed)
         return self._jobs[job_id]
 
 

@@ -1,4 +1,4 @@
-"""Both clients, and what they need to ask a server on the loopback."""
+"""Fixtures that run a test with both clients, sync and async, against a loopback server."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import traceback
 import pytest
 import trustme
 
-from airflow_wasabi_jobs.api import calls
+from airflow_wasabi_jobs.api import endpoints
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.models import Destination, Source, Submission
-from airflow_wasabi_jobs.api.settings import check
+from airflow_wasabi_jobs.api.settings import build_settings
 
 ACCESS_KEY = "ACCESSKEY0123456789X"
 SECRET_KEY = "secret/key+with=signs/0123456789"
 SOURCE_ACCESS_KEY = "SOURCEKEY+0123456789"
 SOURCE_SECRET_KEY = "source/secret+key=0123456789"
-STATUS = calls.job_status("12345")
+STATUS = endpoints.get_job_status("12345")
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +34,10 @@ def source_keys():
 
 @pytest.fixture(scope="session")
 def submission():
-    """Make what is submitted: as little as there can be, with the keys of a source, unless told otherwise."""
+    """Build a submission. By default: the required fields and the keys of the source."""
 
     def make(**fields):
-        least = {
+        defaults = {
             "name": "a job",
             "source": Source(bucket="media", object_key="a.mp4"),
             "destination": Destination(bucket="results", region="us-east-1"),
@@ -45,114 +45,120 @@ def submission():
             "source_access_key": SOURCE_ACCESS_KEY,
             "source_secret_key": SOURCE_SECRET_KEY,
         }
-        return Submission(**{**least, **fields})
+        return Submission(**{**defaults, **fields})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def submit(submission):
-    """The call that submits that."""
-    return calls.submit_job(submission())
+def submit_request(submission):
+    """The request that submits the default submission."""
+    return endpoints.submit_job(submission())
 
 
 @pytest.fixture
 def settings():
-    """Make settings for a server, or for a URL: no retries, and patience for a busy machine, unless told otherwise."""
+    """Build settings for a server or a URL. By default: no retries, and long timeouts for slow machines."""
 
-    def make(where, **options):
-        patience = {"connect_timeout": 30, "read_timeout": 30, "retries": 0}
-        return check(
+    def make(server, **options):
+        timeouts = {"connect_timeout": 30, "read_timeout": 30, "retries": 0}
+        return build_settings(
             name="connection 'wasabi_default'",
-            host=getattr(where, "url", where),
+            host=getattr(server, "url", server),
             access_key=ACCESS_KEY,
             secret_key=SECRET_KEY,
-            extra=json.dumps({**patience, **options}),
+            extra=json.dumps({**timeouts, **options}),
         )
 
     return make
 
 
-def _sync(settings, *to_send):
+def _sync(settings, *api_requests):
     client = JobsClient(settings)
-    return [client.send(call) for call in to_send][-1]
+    return [client.send(api_request) for api_request in api_requests][-1]
 
 
-def _async(settings, *to_send):
+def _async(settings, *api_requests):
     async def main():
         async with AsyncJobsClient(settings) as client:
-            return [await client.send(call) for call in to_send][-1]
+            return [await client.send(api_request) for api_request in api_requests][-1]
 
     return asyncio.run(main())
 
 
 @pytest.fixture(params=[_sync, _async], ids=["sync", "async"])
 def send(request):
-    """Send calls one after the other through one client, and return the result of the last: once for each client."""
+    """Send requests one after the other through one client, and return the last result. Runs for each client."""
     return request.param
 
 
 @pytest.fixture
-def ask(send, settings):
-    """Send one call to a server, or to a URL."""
-
-    def ask(where, call=STATUS, **options):
-        return send(settings(where, **options), call)
-
-    return ask
+def is_async(send):
+    """Whether the client of the test is the one for the triggerer."""
+    return send is _async
 
 
 @pytest.fixture
-def refused(ask):
-    """Send one call that comes to nothing, and return the error."""
+def send_to(send, settings):
+    """Send one request to a server or a URL, and return the result."""
 
-    def refused(kind, where, call=STATUS, **options):
+    def send_to(server, api_request=STATUS, **options):
+        return send(settings(server, **options), api_request)
+
+    return send_to
+
+
+@pytest.fixture
+def expect_error(send_to):
+    """Send one request that must fail with exactly this error class, and return the error."""
+
+    def expect_error(kind, server, api_request=STATUS, **options):
         with pytest.raises(kind) as caught:
-            ask(where, call, **options)
+            send_to(server, api_request, **options)
         assert type(caught.value) is kind
         return caught.value
 
-    return refused
+    return expect_error
 
 
 @pytest.fixture(scope="session")
-def all_said():
-    """All that an error can show: of itself, of its causes, and in a log."""
+def everything_shown():
+    """Everything that an error can show: itself, its causes and its traceback."""
 
-    def all_said(error):
-        said = traceback.format_exception(error)
+    def everything_shown(error):
+        texts = traceback.format_exception(error)
         while error:
-            said += [str(error), repr(error), repr(vars(error))]
+            texts += [str(error), repr(error), repr(vars(error))]
             error = error.__cause__
-        return "\n".join(said)
+        return "\n".join(texts)
 
-    return all_said
+    return everything_shown
 
 
 @pytest.fixture(scope="session")
-def authority():
+def ca():
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
-def ca_file(authority, tmp_path_factory):
+def ca_file(ca, tmp_path_factory):
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
+    ca.cert_pem.write_to_path(str(path))
     return str(path)
 
 
 @pytest.fixture(scope="session")
 def server_tls():
-    """Make what a server needs to speak TLS with a certificate of an authority."""
+    """Build a server's TLS context with a certificate of a CA."""
 
-    def make(authority, *names, **details):
+    def make(ca, *names, **details):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(*(names or ("127.0.0.1", "air.example.com")), **details).configure_cert(context)
+        ca.issue_cert(*(names or ("127.0.0.1", "air.example.com")), **details).configure_cert(context)
         return context
 
     return make
 
 
 @pytest.fixture(scope="session")
-def tls(authority, server_tls):
-    return server_tls(authority)
+def tls(ca, server_tls):
+    return server_tls(ca)

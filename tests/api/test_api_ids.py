@@ -1,10 +1,10 @@
-"""What can be an id, and how it is asked for."""
+"""Validation of job ids."""
 
 from __future__ import annotations
 
 import pytest
 
-from airflow_wasabi_jobs.api.ids import checked_id
+from airflow_wasabi_jobs.api.ids import validate_id
 
 
 @pytest.mark.parametrize(
@@ -20,18 +20,18 @@ from airflow_wasabi_jobs.api.ids import checked_id
         ("日本", "日本"),
     ],
 )
-def test_an_id(value, expected):
-    assert checked_id(value) == expected
+def test_valid_id(value, expected):
+    assert validate_id(value) == expected
 
 
 @pytest.mark.parametrize("value", [None, "", "  \n", "None", " None ", True, False, 1.0, b"12345", ["12345"], {}])
-def test_no_id(value):
-    with pytest.raises(ValueError, match="which is no id") as caught:
-        checked_id(value)
+def test_invalid_id(value):
+    with pytest.raises(ValueError, match="but must be a job id") as caught:
+        validate_id(value)
     assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [".", "..", " .. "])
-def test_an_id_that_no_client_can_send(value):
-    with pytest.raises(ValueError, match="can't be sent"):
-        checked_id(value)
+def test_dot_segment_is_not_a_valid_id(value):
+    with pytest.raises(ValueError, match="cannot be a job id: in a URL it points to another path"):
+        validate_id(value)

@@ -1,4 +1,4 @@
-"""What somebody typed in becomes settings, or an error that says what is wrong with it."""
+"""Validation of the fields of a connection: valid fields become settings, others an error that names the field."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import pytest
 from rich.pretty import pretty_repr
 
-from airflow_wasabi_jobs.api.errors import InvalidSettings
-from airflow_wasabi_jobs.api.settings import Options, check
+from airflow_wasabi_jobs.api.exceptions import ConnectionConfigError
+from airflow_wasabi_jobs.api.settings import Options, build_settings
 
 NAME = "connection 'wasabi_default'"
 ACCESS_KEY = "ACCESSKEY0123456789X"
@@ -17,18 +17,18 @@ PASSWORD = "proxy-p%40ssword"
 PROXY = f"http://proxy-user:{PASSWORD}@proxy.example.com:3128"
 
 
-def made(**fields):
+def make_settings(**fields):
     fields = {"host": "https://air.example.com", "access_key": ACCESS_KEY, "secret_key": SECRET_KEY, **fields}
     if isinstance(fields.get("extra"), dict):
         fields["extra"] = json.dumps(fields["extra"])
-    return check(name=NAME, **fields)
+    return build_settings(name=NAME, **fields)
 
 
-def refused(**fields):
-    with pytest.raises(InvalidSettings) as caught:
-        made(**fields)
-    assert NAME in str(caught.value)
-    assert not caught.value.is_passing
+def expect_config_error(**fields):
+    with pytest.raises(ConnectionConfigError) as caught:
+        make_settings(**fields)
+    assert NAME in str(caught.value) or NAME.capitalize() in str(caught.value)
+    assert not caught.value.is_transient
     return caught.value
 
 
@@ -63,17 +63,17 @@ def refused(**fields):
         ({"host": "[2001:db8::1]:8443"}, "https://[2001:db8::1]:8443"),
         ({"host": "2001:db8::1"}, "https://[2001:db8::1]"),
         ({"host": "2001:db8::1", "port": 8443}, "https://[2001:db8::1]:8443"),
-        # as Airflow takes wasabi://key:key@air.example.com:8443/prefix to pieces
+        # as Airflow parses wasabi://key:key@air.example.com:8443/prefix
         ({"host": "air.example.com", "port": 8443, "path": "prefix"}, "https://air.example.com:8443/prefix"),
     ],
 )
-def test_a_base_url(fields, expected):
-    assert made(**fields).base_url == expected
+def test_base_url(fields, expected):
+    assert make_settings(**fields).base_url == expected
 
 
 @pytest.mark.parametrize("host", [None, "", " \n"])
-def test_a_host_is_needed(host):
-    assert "no host" in str(refused(host=host))
+def test_host_is_required(host):
+    assert "No host is set" in str(expect_config_error(host=host))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_host_is_needed(host):
         "https://air.example.com:65536",
         "https://air.example.com:-1",
         "https://air.example.com:0",
-        # nothing that a name can be made of: the clients would each say something else to these
+        # not valid in a host name: the clients would report different errors
         "https://*.example.com",
         "https://air%.example.com",
         "https://air%2Fexample.com",
@@ -112,30 +112,30 @@ def test_a_host_is_needed(host):
         "https://<air.example.com>",
     ],
 )
-def test_a_host_that_can_not_be_used(host):
-    error = refused(host=host)
+def test_invalid_host(host):
+    error = expect_config_error(host=host)
     assert "host" in str(error) or "port" in str(error)
 
 
 @pytest.mark.parametrize("host", ["https://user@air.example.com", f"https://{ACCESS_KEY}:{PASSWORD}@air.example.com"])
-def test_the_keys_do_not_belong_into_the_host(host):
-    assert "login and password" in str(refused(host=host))
+def test_keys_in_the_host_are_rejected(host):
+    assert "login and password" in str(expect_config_error(host=host))
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_that_can_not_be_used(port):
-    assert f"port {port}" in str(refused(port=port))
+def test_invalid_port(port):
+    assert f"is {port}, but must be between 1 and 65535" in str(expect_config_error(port=port))
 
 
-def test_two_ports():
-    message = str(refused(host="https://air.example.com:8443", port=443))
+def test_conflicting_ports():
+    message = str(expect_config_error(host="https://air.example.com:8443", port=443))
     assert "8443" in message
     assert "443." in message
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_scheme_in_place_of_the_path_prefix(scheme):
-    message = str(refused(host="air.example.com", path=scheme))
+def test_scheme_in_the_path_is_rejected(scheme):
+    message = str(expect_config_error(host="air.example.com", path=scheme))
     assert "schema" in message
     assert f"{scheme}://" in message
 
@@ -150,8 +150,8 @@ def test_a_scheme_in_place_of_the_path_prefix(scheme):
         "http://[::1]:8080/prefix",
     ],
 )
-def test_plain_http_is_for_this_machine(host):
-    assert made(host=host).base_url == host.lower()
+def test_http_is_allowed_for_loopback(host):
+    assert make_settings(host=host).base_url == host.lower()
 
 
 @pytest.mark.parametrize(
@@ -167,18 +167,20 @@ def test_plain_http_is_for_this_machine(host):
         "http://[2001:db8::1]",
     ],
 )
-def test_plain_http_goes_no_further_unless_allowed(host):
-    assert "allow_http" in str(refused(host=host))
-    assert made(host=host, extra={"allow_http": True}).base_url == host
+def test_http_elsewhere_needs_allow_http(host):
+    assert "allow_http" in str(expect_config_error(host=host))
+    assert make_settings(host=host, extra={"allow_http": True}).base_url == host
 
 
-def test_plain_http_to_this_machine_does_not_go_through_a_proxy_unless_allowed():
-    assert "plain http" in str(refused(host="http://127.0.0.1", extra={"proxy": PROXY}))
-    assert made(host="http://127.0.0.1", extra={"proxy": PROXY, "allow_http": True}).options.proxy == PROXY
+def test_http_through_a_proxy_needs_allow_http():
+    assert "uses unencrypted HTTP, which would expose your keys" in str(
+        expect_config_error(host="http://127.0.0.1", extra={"proxy": PROXY})
+    )
+    assert make_settings(host="http://127.0.0.1", extra={"proxy": PROXY, "allow_http": True}).options.proxy == PROXY
 
 
-def test_keys():
-    settings = made(access_key=f" {ACCESS_KEY}\n", secret_key=f"\t{SECRET_KEY} ")
+def test_whitespace_around_keys_is_stripped():
+    settings = make_settings(access_key=f" {ACCESS_KEY}\n", secret_key=f"\t{SECRET_KEY} ")
     assert (settings.access_key, settings.secret_key) == (ACCESS_KEY, SECRET_KEY)
 
 
@@ -186,13 +188,13 @@ def test_keys():
 @pytest.mark.parametrize(
     "key", [None, "", " ", "two words", "line\nbreak", "header\r\nX-More: 1", "nul\0", "schlüssel"]
 )
-def test_a_key_that_can_not_be_used(field, shown, key):
-    assert shown in str(refused(**{field: key}))
+def test_invalid_key(field, shown, key):
+    assert shown in str(expect_config_error(**{field: key}))
 
 
 @pytest.mark.parametrize("extra", [None, "", "{}", " {} "])
-def test_no_extra(extra):
-    assert made(extra=extra).options == Options(
+def test_default_options(extra):
+    assert make_settings(extra=extra).options == Options(
         connect_timeout=5, read_timeout=30, retries=3, verify=True, allow_http=False, proxy=None
     )
 
@@ -227,20 +229,20 @@ def test_no_extra(extra):
         ("proxy", PROXY, PROXY),
     ],
 )
-def test_an_extra(key, value, expected):
-    used = getattr(made(extra={key: value}).options, key)
-    assert used == expected
-    assert type(used) is type(expected)
+def test_option(key, value, expected):
+    option = getattr(make_settings(extra={key: value}).options, key)
+    assert option == expected
+    assert type(option) is type(expected)
 
 
 @pytest.mark.parametrize("key", Options.__struct_fields__)
 @pytest.mark.parametrize("value", [None, ""])
-def test_an_extra_that_is_there_and_says_nothing(key, value):
-    assert made(extra={key: value}).options == Options()
+def test_empty_option_means_the_default(key, value):
+    assert make_settings(extra={key: value}).options == Options()
 
 
-def test_extras_are_taken_together():
-    options = made(extra={"connect_timeout": "1", "read_timeout": 2, "retries": "", "verify": "0"}).options
+def test_several_options():
+    options = make_settings(extra={"connect_timeout": "1", "read_timeout": 2, "retries": "", "verify": "0"}).options
     assert options == Options(connect_timeout=1.0, read_timeout=2.0, verify=False)
 
 
@@ -265,34 +267,34 @@ def test_extras_are_taken_together():
         *(("proxy", value) for value in ("http://proxy:0", "http://pro xy:3128", "http://*:3128", "http://[::1")),
     ],
 )
-def test_an_extra_that_can_not_be_used(key, value):
-    assert f"'{key}'" in str(refused(extra={key: value}))
+def test_invalid_option(key, value):
+    assert f"'{key}'" in str(expect_config_error(extra={key: value}))
 
 
-def test_an_extra_that_is_not_known():
-    message = str(refused(extra={"timeout": 5}))
-    assert "unknown key 'timeout'" in message
+def test_unknown_option():
+    message = str(expect_config_error(extra={"timeout": 5}))
+    assert "Unknown key 'timeout'" in message
     assert all(known in message for known in Options.__struct_fields__)
 
 
 @pytest.mark.parametrize(
     "extra",
     ["[]", "1", "null", '"text"', "read_timeout=60", '{"read_timeout": NaN}', "{", '{"a": "\ud800"}', 10**5 * '{"a":'],
-    ids=["list", "number", "null", "text", "no JSON", "NaN", "cut", "surrogate", "deep"],
+    ids=["list", "number", "null", "text", "not JSON", "NaN", "truncated", "surrogate", "deep"],
 )
-def test_an_extra_that_is_not_an_object(extra):
-    assert "not a JSON object" in str(refused(extra=extra))
+def test_extra_is_not_a_json_object(extra):
+    assert "not a JSON object" in str(expect_config_error(extra=extra))
 
 
-def test_a_look_has_time_to_connect_and_to_read_twice():
-    assert made(extra={"connect_timeout": 2, "read_timeout": 10}).look_timeout == 22
+def test_poll_timeout_is_connect_timeout_plus_twice_read_timeout():
+    assert make_settings(extra={"connect_timeout": 2, "read_timeout": 10}).total_timeout == 22
 
 
 @pytest.mark.parametrize("show", [repr, str, pretty_repr, "{}".format, "{!r}".format])
-def test_nothing_secret_is_shown(show):
-    settings = made(extra={"proxy": PROXY})
+def test_repr_shows_no_secret(show):
+    settings = make_settings(extra={"proxy": PROXY})
     for shown in (show(settings), show(settings.options), show([settings])):
-        assert not_secret(shown)
+        assert shows_no_secret(shown)
     assert "https://air.example.com" in show(settings)
     assert NAME.partition(" ")[0] in show(settings)
 
@@ -320,8 +322,8 @@ def test_nothing_secret_is_shown(show):
         {"extra": {"proxy": PROXY}, "host": "http://127.0.0.1"},
     ],
 )
-def test_no_error_shows_a_secret(fields, all_said):
-    assert not_secret(all_said(refused(**fields)))
+def test_errors_show_no_secret(fields, everything_shown):
+    assert shows_no_secret(everything_shown(expect_config_error(**fields)))
 
 
 SPELLINGS = [
@@ -341,22 +343,22 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_key_is_taken_out_of_a_text_however_it_is_written_there(spelling):
-    scrubbed = made(extra={"proxy": PROXY}).scrub(f"before {spelling} and {spelling} after")
-    assert scrubbed == "before *** and *** after"
+@pytest.mark.parametrize("spelled_key", SPELLINGS)
+def test_keys_are_redacted_in_any_encoding(spelled_key):
+    redacted = make_settings(extra={"proxy": PROXY}).redact(f"before {spelled_key} and {spelled_key} after")
+    assert redacted == "before *** and *** after"
 
 
-def test_a_key_that_begins_like_the_other_leaves_nothing_of_it():
-    settings = made(access_key="0123456789", secret_key="0123456789/abcdef")
-    assert settings.scrub("0123456789/abcdef, 0123456789") == "***, ***"
+def test_key_that_is_a_prefix_of_the_other_key_is_redacted():
+    settings = make_settings(access_key="0123456789", secret_key="0123456789/abcdef")
+    assert settings.redact("0123456789/abcdef, 0123456789") == "***, ***"
 
 
 @pytest.mark.parametrize("extra", [{}, {"proxy": PROXY}, {"proxy": "http://proxy.example.com:3128"}])
-def test_a_text_without_a_key_is_left_as_it_is(extra):
+def test_text_without_a_key_is_unchanged(extra):
     text = "The user proxy of air.example.com: 100 % of a/b+c=d \\/ &amp; http://proxy.example.com:3128"
-    assert made(extra=extra).scrub(text) == text
+    assert make_settings(extra=extra).redact(text) == text
 
 
-def not_secret(text):
+def shows_no_secret(text):
     return not any(secret in text for secret in (ACCESS_KEY, SECRET_KEY, *SPELLINGS))

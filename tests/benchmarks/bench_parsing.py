@@ -1,4 +1,4 @@
-"""What ``import airflow_wasabi_jobs.sensors`` adds to a DAG file that imports a sensor's base class already."""
+"""Import time that ``airflow_wasabi_jobs.sensors`` adds to a DAG file that already imports a sensor's base class."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ RUNS = 15
 MEASURE = """
 import time
 from airflow.providers.common.compat.sdk import BaseSensorOperator
-began = time.perf_counter()
+started_at = time.perf_counter()
 import {module}
-print("TOOK", time.perf_counter() - began)
+print("TOOK", time.perf_counter() - started_at)
 """
 MODULES = ["airflow_wasabi_jobs.sensors", "airflow.providers.standard.sensors.time", "airflow_wasabi_jobs.hooks"]
 
 
-def took(module: str, home: str) -> float | None:
-    done = subprocess.run(
+def measure_import(module: str, home: str) -> float | None:
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURE.format(module=module)],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "AIRFLOW_HOME": home, "PYTHONDONTWRITEBYTECODE": ""},
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("TOOK")]
+    lines = [line for line in process.stdout.splitlines() if line.startswith("TOOK")]
     return float(lines[0].split()[1]) * 1000 if lines else None
 
 
@@ -35,10 +35,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         print(f"import, milliseconds, medians of {RUNS} fresh interpreters")
         for module in MODULES:
-            # The first one writes the bytecode.
-            times = [took(module, home) for _ in range(RUNS + 1)][1:]
-            known = [time for time in times if time is not None]
-            print(f"{module:44}{statistics.median(known) if known else float('nan'):10.1f}")
+            # The first run writes the bytecode.
+            times = [measure_import(module, home) for _ in range(RUNS + 1)][1:]
+            valid_times = [time for time in times if time is not None]
+            print(f"{module:44}{statistics.median(valid_times) if valid_times else float('nan'):10.1f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
-The emulated API for a benchmark, in a process of its own: N jobs that end 10 to 30 seconds after the start.
+The emulated API for a benchmark, in a separate process: N jobs that finish 10 to 30 seconds after the start.
 
-Prints its URL when it listens, and at the end a line of JSON: each request's time and kind, and when each job ended.
+Prints its URL when it listens, and at the end a line of JSON: time and kind of each request, and end time of each job.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import msgspec
 from aiohttp import web
 
 from airflow_wasabi_jobs.emulator.jobs import EmulatedJobs
-from airflow_wasabi_jobs.emulator.server import Behaviour, application
+from airflow_wasabi_jobs.emulator.server import Behaviour, create_application
 
 
 async def serve(count: int, behaviour: Behaviour) -> None:
-    chance = random.Random(0)
+    random_source = random.Random(0)
     jobs = EmulatedJobs(time.time, speed=1.0)
     requests: list[tuple[float, str]] = []
 
-    def tell(line: str) -> None:
+    def record(line: str) -> None:
         _, path, code = line.split()
         requests.append((time.time(), f"{'status' if path.endswith('/status') else 'list'} {code}"))
 
-    runner = web.AppRunner(application(behaviour, tell=tell, jobs=jobs), access_log=None)
+    runner = web.AppRunner(create_application(behaviour, tell=record, jobs=jobs), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
@@ -36,11 +36,11 @@ async def serve(count: int, behaviour: Behaviour) -> None:
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, sys.stdin.readline)  # the start
     for number in range(count):
-        jobs.find_or_begin(f"completes-after-{10 + 20 * chance.random():.0f}-seconds-{number}")
+        jobs.find_or_create(f"completes-after-{10 + 20 * random_source.random():.0f}-seconds-{number}")
     print(json.dumps([job.job_id for job in jobs]), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)  # the end
-    ends = {job.job_id: job.born + job.fate.seconds for job in jobs}
-    print(json.dumps({"requests": requests, "ends": ends}), flush=True)
+    end_times = {job.job_id: job.born + job.fate.seconds for job in jobs}
+    print(json.dumps({"requests": requests, "ends": end_times}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
-N deferred waits in one event loop, in a process of its own, as in a triggerer. Prints what it measured as JSON.
+N deferred waits in one event loop, in a separate process, as in a triggerer. Prints its measurements as JSON.
 
-The yardstick is what a provider's trigger usually is: a loop of its own for each wait, over one pooled session.
+The baseline is a typical trigger of a provider: one polling loop per wait, with a pooled HTTP session.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
-import airflow_wasabi_jobs.watch  # noqa: F401 - what a triggerer has loaded already
-from airflow_wasabi_jobs.api import errors
+import airflow_wasabi_jobs.polling  # noqa: F401 - imported by a triggerer before the first wait
+from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
-from airflow_wasabi_jobs.story import Story
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
+from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_status
 
 INTERVAL = 5.0
 
 
-class Yardstick:
-    """A trigger with a loop of its own: the same hook and the same story, but nothing shared with other waits."""
+class BaselineTrigger:
+    """A trigger with its own polling loop: the same hook and log lines, but nothing is shared with other waits."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.hook = WasabiJobsHook("wasabi")
-        self.story = Story(logging.getLogger("airflow.yardstick"), job_id)
+        self.status_log = StatusLog(logging.getLogger("airflow.baseline"), job_id)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         while True:
             await asyncio.sleep(INTERVAL)
             try:
                 report = await self.hook.aget_job_status(self.job_id)
-            except errors.AirError as error:
-                if not error.is_passing:
+            except exceptions.WasabiApiError as error:
+                if not error.is_transient:
                     raise
-                self.story.troubled(error)
+                self.status_log.record_error(error)
                 continue
-            self.story.answered(report.status, report.error_count)
-            if report.status.is_final:
-                yield TriggerEvent(report.as_xcom())
+            self.status_log.record_status(report.status, describe_job_status(report.status, report.error_count))
+            if report.status.is_terminal:
+                yield TriggerEvent(report.to_xcom())
                 return
 
 
-async def first(trigger: Any) -> tuple[float, str]:
+async def first_outcome(trigger: Any) -> tuple[float, str]:
     try:
         async for event in trigger.run():
             payload = getattr(event, "payload", event)
             return time.time(), str(payload.get("status", payload.get("error")))
-    except Exception as error:  # noqa: BLE001 - it is an outcome, and a wrong one
+    except Exception as error:  # noqa: BLE001 - an exception is a wrong outcome
         return time.time(), type(error).__name__
     return time.time(), "no event"
 
 
-async def lag(lags: list[float]) -> None:
+async def record_lag(lags: list[float]) -> None:
     while True:
         before = time.perf_counter()
         await asyncio.sleep(0.02)
@@ -75,32 +75,40 @@ def memory() -> int:
 
 
 async def measure(kind: str, jobs: list[str], limit: float) -> dict[str, Any]:
-    # What a triggerer has loaded already.
+    # A triggerer has already imported this.
     await WasabiJobsHook("wasabi").aread_settings()
-    # What it took to load Airflow is not what the waits cost.
+    # The imports of Airflow are not part of the cost of the waits.
     gc.collect()
     lags: list[float] = []
-    measuring = asyncio.create_task(lag(lags))
+    lag_task = asyncio.create_task(record_lag(lags))
     await asyncio.sleep(0.05)
-    base, cpu = memory(), time.process_time()
-    peak, began = base, time.time()
+    baseline_memory, cpu = memory(), time.process_time()
+    peak, started_at = baseline_memory, time.time()
     tasks = {
         job_id: asyncio.create_task(
-            first(Yardstick(job_id) if kind == "yardstick" else WasabiJobTrigger(job_id, "wasabi", INTERVAL))
+            first_outcome(
+                BaselineTrigger(job_id) if kind == "baseline" else WasabiJobTrigger(job_id, "wasabi", INTERVAL)
+            )
         )
         for job_id in jobs
     }
-    left = set(tasks.values())
-    while left and time.time() - began < limit:
-        _, left = await asyncio.wait(left, timeout=0.5)
+    pending = set(tasks.values())
+    while pending and time.time() - started_at < limit:
+        _, pending = await asyncio.wait(pending, timeout=0.5)
         peak = max(peak, memory())
     cpu = time.process_time() - cpu
-    for task in left:
+    for task in pending:
         task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-    measuring.cancel()
-    outcomes = {job_id: task.result() for job_id, task in tasks.items() if task not in left}
-    return {"began": began, "outcomes": outcomes, "lags": sorted(lags), "cpu": cpu, "memory": peak - base}
+    await asyncio.gather(*pending, return_exceptions=True)
+    lag_task.cancel()
+    outcomes = {job_id: task.result() for job_id, task in tasks.items() if task not in pending}
+    return {
+        "started_at": started_at,
+        "outcomes": outcomes,
+        "lags": sorted(lags),
+        "cpu": cpu,
+        "memory": peak - baseline_memory,
+    }
 
 
 if __name__ == "__main__":

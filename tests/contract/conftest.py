@@ -1,4 +1,4 @@
-"""How random data is made here: the same on each run, and without a trace in the repository."""
+"""Hypothesis profile: the same examples on each run, and no files in the repository."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("contract")
-set_hypothesis_home_dir(os.environ["AIRFLOW_HOME"])  # which is gone after the tests
+set_hypothesis_home_dir(os.environ["AIRFLOW_HOME"])  # removed after the tests

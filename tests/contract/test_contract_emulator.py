@@ -1,10 +1,10 @@
-"""The emulator against the description of the API: a DAG that is tried out with it meets the API that is documented."""
+"""The emulator against the OpenAPI description of the API."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import described
+import api_description
 import pytest
 import schemathesis
 from hypothesis import Phase, given, settings
@@ -18,7 +18,7 @@ from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
 KEYS = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
-AS_DOCUMENTED = [
+CONFORMANCE_CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_schema_conformance,
@@ -29,14 +29,14 @@ JOBS = [
     "fails-after-0-seconds",
     "cancels-after-0-seconds",
     "completes-after-999999999-seconds",
-    "nobody",
+    "unknown",
 ]
-API = schemathesis.openapi.from_path(str(described.PATH))
-# The keys are the tests' to give.
+API = schemathesis.openapi.from_path(str(api_description.PATH))
+# The tests send the keys themselves.
 API.config.generation.update(with_security_parameters=False)
-CALLS = [call.ok() for call in API.get_all_operations()]
-each_call = pytest.mark.parametrize("call", CALLS, ids=[call.label for call in CALLS])
-pytestmark = pytest.mark.filterwarnings("ignore", category=HypothesisWarning)  # schemathesis' own
+ENDPOINTS = [endpoint.ok() for endpoint in API.get_all_operations()]
+every_endpoint = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=[endpoint.label for endpoint in ENDPOINTS])
+pytestmark = pytest.mark.filterwarnings("ignore", category=HypothesisWarning)  # raised by schemathesis itself
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def emulator() -> Any:
         yield emulator
 
 
-def test_all_of_the_calls_are_described() -> None:
-    assert {call.label for call in CALLS} == {
+def test_every_endpoint_is_described() -> None:
+    assert {endpoint.label for endpoint in ENDPOINTS} == {
         "GET /jobs",
         "POST /jobs",
         "GET /jobs/{Id}",
@@ -58,59 +58,59 @@ def test_all_of_the_calls_are_described() -> None:
     }
 
 
-@each_call
-def test_what_is_documented_is_answered_as_documented(emulator: AirEmulator, call: Any) -> None:
+@every_endpoint
+def test_valid_request_gets_a_documented_response(emulator: AirEmulator, endpoint: Any) -> None:
     @settings(max_examples=15, phases=[Phase.generate])
-    @given(call.as_strategy(), st.sampled_from(JOBS))
+    @given(endpoint.as_strategy(), st.sampled_from(JOBS))
     def check(case: Any, job_id: str) -> None:
         if isinstance(case.body, dict) and case.body.get("Priority"):
-            case.body["Priority"] = int(case.body["Priority"])  # 4.0 is a whole number, too, but nobody writes it so
-        answer = case.call(emulator.url, headers=KEYS)
-        case.validate_response(answer, [not_a_server_error, *AS_DOCUMENTED])
-        assert answer.status_code == (404 if "Id" in (case.path_parameters or {}) else 200)
+            case.body["Priority"] = int(case.body["Priority"])  # 4.0 is a valid integer, but clients do not send it
+        response = case.call(emulator.url, headers=KEYS)
+        case.validate_response(response, [not_a_server_error, *CONFORMANCE_CHECKS])
+        assert response.status_code == (404 if "Id" in (case.path_parameters or {}) else 200)
 
         if "Id" in (case.path_parameters or {}):
             case.path_parameters["Id"] = job_id
-            answer = case.call(emulator.url, headers=KEYS)
-            case.validate_response(answer, [not_a_server_error, *AS_DOCUMENTED])
-            has_answer = job_id != "nobody" and ("metadata" not in call.path or job_id in JOBS[:2])
-            assert answer.status_code == (200 if has_answer else 404)
+            response = case.call(emulator.url, headers=KEYS)
+            case.validate_response(response, [not_a_server_error, *CONFORMANCE_CHECKS])
+            exists = job_id != "unknown" and ("metadata" not in endpoint.path or job_id in JOBS[:2])
+            assert response.status_code == (200 if exists else 404)
 
     check()
 
 
-# Of a path nothing is wrong that could be sent.
+# No invalid path can be sent.
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_is_not_allowed_is_refused(emulator: AirEmulator, method: str) -> None:
+def test_invalid_request_is_rejected(emulator: AirEmulator, method: str) -> None:
     @settings(max_examples=40, phases=[Phase.generate])
     @given(API["/jobs"][method].as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def check(case: Any) -> None:
-        answer = case.call(emulator.url, headers=KEYS)
-        case.validate_response(answer, [not_a_server_error, checks.negative_data_rejection])
-        if answer.status_code != 200:
-            assert answer.status_code == 400
-            described.judge("Error").validate(answer.json())
+        response = case.call(emulator.url, headers=KEYS)
+        case.validate_response(response, [not_a_server_error, checks.negative_data_rejection])
+        if response.status_code != 200:
+            assert response.status_code == 400
+            api_description.validator("Error").validate(response.json())
 
     check()
 
 
-@each_call
+@every_endpoint
 @pytest.mark.parametrize(
     "keys",
     [{}, {**KEYS, "x-amz-secret-key": "another"}, *({name: key} for name, key in KEYS.items())],
-    ids=["no keys", "a wrong key", "no secret key", "no access key"],
+    ids=["no keys", "wrong key", "no secret key", "no access key"],
 )
-def test_without_the_keys_there_is_no_answer(emulator: AirEmulator, call: Any, keys: dict[str, str]) -> None:
-    case = call.Case(path_parameters={"Id": JOBS[0]})
-    answer = case.call(emulator.url, headers=keys)
-    case.validate_response(answer, AS_DOCUMENTED)
-    assert answer.status_code == 401
+def test_401_without_the_keys(emulator: AirEmulator, endpoint: Any, keys: dict[str, str]) -> None:
+    case = endpoint.Case(path_parameters={"Id": JOBS[0]})
+    response = case.call(emulator.url, headers=keys)
+    case.validate_response(response, CONFORMANCE_CHECKS)
+    assert response.status_code == 401
 
 
-@each_call
-def test_trouble_is_answered_as_documented(call: Any) -> None:
-    case = call.Case(path_parameters={"Id": JOBS[0]})
+@every_endpoint
+def test_500_is_a_documented_response(endpoint: Any) -> None:
+    case = endpoint.Case(path_parameters={"Id": JOBS[0]})
     with AirEmulator(error_rate=1) as emulator:
-        answer = case.call(emulator.url, headers=KEYS)
-    case.validate_response(answer, AS_DOCUMENTED)
-    assert answer.status_code == 500
+        response = case.call(emulator.url, headers=KEYS)
+    case.validate_response(response, CONFORMANCE_CHECKS)
+    assert response.status_code == 500

@@ -1,4 +1,4 @@
-"""The search for the keys in all that an Airflow left behind."""
+"""Search for keys in the files, the database and the REST responses of an Airflow."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-# Airflow keeps the login of a connection as it is, also in what its audit log says of a request that made one.
+# Airflow stores the login of a connection in plain text, also in its audit log.
 SHOWS_LOGINS = {"connection.login", "log.extra"}
 
 
-def places_of(access_key: str, secret_keys: list[str], folder: Path, database: Path, answers: list[str]) -> list[str]:
-    """Return the places where one of the keys is written down, plain or encoded for a URL."""
+def find_keys(access_key: str, secret_keys: list[str], folder: Path, database: Path, responses: list[str]) -> list[str]:
+    """Return the locations that contain one of the keys, plain or percent-encoded."""
     secret, any_key = _pattern(secret_keys), _pattern([access_key, *secret_keys])
-    places = [f"answer {number}: {text[:200]}" for number, text in enumerate(answers) if any_key.search(text.encode())]
-    places += [str(path) for path in _files(folder) if any_key.search(path.read_bytes())]
-    places += [
-        where for where, value in _cells(database) if (secret if where in SHOWS_LOGINS else any_key).search(value)
+    locations = [
+        f"response {number}: {text[:200]}" for number, text in enumerate(responses) if any_key.search(text.encode())
     ]
-    return places
+    locations += [str(path) for path in _files(folder) if any_key.search(path.read_bytes())]
+    locations += [
+        column_name
+        for column_name, value in _cells(database)
+        if (secret if column_name in SHOWS_LOGINS else any_key).search(value)
+    ]
+    return locations
 
 
 def _pattern(keys: list[str]) -> re.Pattern[bytes]:

@@ -1,4 +1,4 @@
-"""The search for the keys finds them, wherever they are."""
+"""The search for keys finds them in files, responses and database cells."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from secrets_search import places_of
+from secrets_search import find_keys
 
 
 @pytest.mark.parametrize(
-    ("written", "found"),
+    ("content", "expected"),
     [
-        ({"file": "key: se/cret"}, ["said.log"]),
-        ({"file": "?key=se%2Fcret"}, ["said.log"]),
-        ({"file": "login"}, ["said.log"]),
-        ({"answer": '{"password": "se/cret"}'}, ["answer 0"]),
+        ({"file": "key: se/cret"}, ["task.log"]),
+        ({"file": "?key=se%2Fcret"}, ["task.log"]),
+        ({"file": "login"}, ["task.log"]),
+        ({"response": '{"password": "se/cret"}'}, ["response 0"]),
         ({"cell": "se/cret"}, ["log.extra"]),
         ({"cell": '{"login": "login"}'}, []),
         ({"file": "secret"}, []),
     ],
 )
-def test_where_a_key_is_found(tmp_path: Path, written: dict[str, str], found: list[str]) -> None:
+def test_find_keys(tmp_path: Path, content: dict[str, str], expected: list[str]) -> None:
     folder, database = tmp_path / "home", tmp_path / "airflow.db"
     folder.mkdir()
-    (folder / "said.log").write_text(written.get("file", ""))
+    (folder / "task.log").write_text(content.get("file", ""))
     with closing(sqlite3.connect(database)) as db:
         db.execute("CREATE TABLE log (extra TEXT)")
-        db.execute("INSERT INTO log VALUES (?)", [written.get("cell", "")])
+        db.execute("INSERT INTO log VALUES (?)", [content.get("cell", "")])
         db.commit()
 
-    places = places_of("login", ["se/cret"], folder, database, [written.get("answer", "")])
+    locations = find_keys("login", ["se/cret"], folder, database, [content.get("response", "")])
 
-    assert len(places) == len(found)
-    assert all(name in place for name, place in zip(found, places, strict=True))
+    assert len(locations) == len(expected)
+    assert all(name in place for name, place in zip(expected, locations, strict=True))

@@ -1,11 +1,11 @@
-"""Submits and batches in a real Airflow, and workers that are killed."""
+"""Submits and batches in a real Airflow, with workers that are killed."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
 import pytest
-from installation import Airflow, Emulator
+from airflow_installation import Airflow, Emulator
 
 AIRFLOW = tuple(map(int, version("apache-airflow").split(".")[:2]))
 
@@ -15,30 +15,30 @@ def runs(airflow: Airflow) -> dict[str, str]:
     return {dag_id: airflow.trigger(dag_id) for dag_id in ("e2e_submits", "e2e_batch")}
 
 
-@pytest.mark.parametrize("killed", ["looked_for", "submitted", "pushed"])
-def test_a_worker_that_is_killed_leaves_one_job(
-    airflow: Airflow, emulator: Emulator, runs: dict[str, str], killed: str
+@pytest.mark.parametrize("killed_at", ["lookup", "submit", "xcom"])
+def test_killed_worker_leaves_one_job(
+    airflow: Airflow, emulator: Emulator, runs: dict[str, str], killed_at: str
 ) -> None:
     run_id = runs["e2e_submits"]
     airflow.finish("e2e_submits", run_id)
 
     tasks = {task["task_id"]: task for task in airflow.tasks("e2e_submits", run_id)}
-    task = tasks[f"killed_{killed}"]
-    jobs = emulator.jobs(f"e2e_submits/killed_{killed}/{run_id}")
+    task = tasks[f"killed_after_{killed_at}"]
+    jobs = emulator.jobs(f"e2e_submits/killed_after_{killed_at}/{run_id}")
     assert (task["state"], task["try_number"], len(jobs)) == ("success", 2, 1)
     assert airflow.xcom("e2e_submits", run_id, task["task_id"])["job_id"] == jobs[0]["Id"]
 
 
-@pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow keeps nothing of a task for its retry")
-def test_a_retry_asks_for_the_job_that_airflow_kept(airflow: Airflow, emulator: Emulator, runs: dict[str, str]) -> None:
+@pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow before 3.3 has no task state store")
+def test_retry_uses_the_stored_job(airflow: Airflow, emulator: Emulator, runs: dict[str, str]) -> None:
     run_id = runs["e2e_submits"]
     airflow.finish("e2e_submits", run_id)
 
-    (job,) = emulator.jobs(f"e2e_submits/killed_pushed/{run_id}")
+    (job,) = emulator.jobs(f"e2e_submits/killed_after_xcom/{run_id}")
     assert f"GET /jobs/{job['Id']} 200" in emulator.process.log.read_text()
 
 
-def test_a_deferred_submit_tells_where_the_result_lies(airflow: Airflow, runs: dict[str, str]) -> None:
+def test_deferred_submit_returns_the_metadata(airflow: Airflow, runs: dict[str, str]) -> None:
     run_id = runs["e2e_submits"]
     airflow.finish("e2e_submits", run_id)
 
@@ -48,19 +48,19 @@ def test_a_deferred_submit_tells_where_the_result_lies(airflow: Airflow, runs: d
     assert xcom["job_id"] == airflow.xcom("e2e_submits", run_id, "deferred", key="job_id")
 
 
-def test_a_job_that_fails_fails_its_submit_without_a_retry(
-    airflow: Airflow, emulator: Emulator, runs: dict[str, str]
-) -> None:
+def test_failed_job_fails_the_task_without_a_retry(airflow: Airflow, emulator: Emulator, runs: dict[str, str]) -> None:
     run_id = runs["e2e_submits"]
     airflow.finish("e2e_submits", run_id)
 
     tasks = {task["task_id"]: task for task in airflow.tasks("e2e_submits", run_id)}
     assert (tasks["fails"]["state"], tasks["fails"]["try_number"]) == ("failed", 1)
     assert len(emulator.jobs(f"fails-{run_id}")) == 1
-    assert "failed, with 1 error (INTERNAL_ERROR)" in airflow.log("e2e_submits", run_id, "fails")
+    assert "failed: INTERNAL_ERROR (1 error). Not retried. Clear this task to submit a new job." in airflow.log(
+        "e2e_submits", run_id, "fails"
+    )
 
 
-def test_a_batch(airflow: Airflow, runs: dict[str, str]) -> None:
+def test_batch(airflow: Airflow, runs: dict[str, str]) -> None:
     run_id = runs["e2e_batch"]
     airflow.finish("e2e_batch", run_id)
 

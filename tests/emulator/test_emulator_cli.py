@@ -1,4 +1,4 @@
-"""The command ``wasabi-air-emulator``: in this process where that shows the same, else in one of its own."""
+"""The command ``wasabi-air-emulator``, run in this process where possible, otherwise in a subprocess."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MODULE = "airflow_wasabi_jobs.emulator.cli"
 
 
 @contextlib.contextmanager
-def running(*arguments):
-    """Start the command in a session of its own, and yield it with its first line."""
+def run_command(*arguments):
+    """Start the command in a new session, and yield the process and its first line."""
     with subprocess.Popen(
         [sys.executable, "-m", MODULE, "--port", "0", *arguments],
         stdout=subprocess.PIPE,
@@ -45,7 +45,7 @@ def running(*arguments):
             process.kill()
 
 
-def url_in(line: str) -> str:
+def url_of(line: str) -> str:
     return next(word for word in line.split() if word.startswith("http://"))
 
 
@@ -55,65 +55,65 @@ def get(url: str, **kwargs) -> requests.Response:
 
 @pytest.fixture
 def lines(monkeypatch):
-    """Collect what the command prints, and interrupt it as soon as it listens."""
-    printed = []
+    """Collect the lines that the command prints, and interrupt it as soon as it listens."""
+    lines = []
 
     def print_and_interrupt(line):
-        printed.append(line)
+        lines.append(line)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(cli, "_print", print_and_interrupt)
-    return printed
+    return lines
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_one_line_serves_and_stops(number):
-    with running() as (process, line):
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_prints_one_line_serves_and_stops(signal_number):
+    with run_command() as (process, line):
         assert line.startswith("Wasabi AiR emulator listening on http://127.0.0.1:")
-        url = url_in(line)
+        url = url_of(line)
         assert get(f"{url}/jobs/completes/status", headers=KEYS).json()["Status"] == "submitted"
-        process.send_signal(number)
-        rest, _ = process.communicate(timeout=10)
-        assert (process.returncode, rest) == (0, "")
+        process.send_signal(signal_number)
+        remaining_output, _ = process.communicate(timeout=10)
+        assert (process.returncode, remaining_output) == (0, "")
     with pytest.raises(requests.ConnectionError):
         get(url)
 
 
-def test_verbose_is_a_line_for_each_request():
-    with running("--verbose") as (process, line):
-        get(f"{url_in(line)}/jobs?pageSize=1", headers=KEYS)
-        get(f"{url_in(line)}/jobs/12345/status", headers=KEYS)
-        get(f"{url_in(line)}/jobs")
+def test_verbose_prints_one_line_for_each_request():
+    with run_command("--verbose") as (process, line):
+        get(f"{url_of(line)}/jobs?pageSize=1", headers=KEYS)
+        get(f"{url_of(line)}/jobs/12345/status", headers=KEYS)
+        get(f"{url_of(line)}/jobs")
         process.terminate()
-        rest, _ = process.communicate(timeout=10)
-    assert rest.splitlines() == ["GET /jobs?pageSize=1 200", "GET /jobs/12345/status 404", "GET /jobs 401"]
+        remaining_output, _ = process.communicate(timeout=10)
+    assert remaining_output.splitlines() == ["GET /jobs?pageSize=1 200", "GET /jobs/12345/status 404", "GET /jobs 401"]
 
 
-def test_its_options_reach_the_emulator():
-    own = {"x-amz-access-key": "my-access-key", "x-amz-secret-key": "my-secret-key"}
+def test_options_are_passed_to_the_emulator():
+    own_keys = {"x-amz-access-key": "my-access-key", "x-amz-secret-key": "my-secret-key"}
     keys = ["--access-key", "my-access-key", "--secret-key", "my-secret-key"]
-    with running(*keys, "--error-rate", "1", "--rate-limit-per-minute", "1") as (process, line):
-        url = url_in(line)
+    with run_command(*keys, "--error-rate", "1", "--rate-limit-per-minute", "1") as (process, line):
+        url = url_of(line)
         assert get(url, headers=KEYS).status_code == 401
-        assert [get(url, headers=own).status_code for _ in range(2)] == [500, 429]
+        assert [get(url, headers=own_keys).status_code for _ in range(2)] == [500, 429]
         process.terminate()
-        rest, _ = process.communicate(timeout=10)
-    assert rest == ""
+        remaining_output, _ = process.communicate(timeout=10)
+    assert remaining_output == ""
 
 
-def test_what_a_client_has_to_put_up_with_can_be_asked_for():
-    with running(
+def test_fault_options():
+    with run_command(
         "--verbose", "--speed", "1e6", "--lost-answers", "1", "--result-after-seconds", "1e12", "--loose-filters"
     ) as (process, line):
-        url = url_in(line)
+        url = url_of(line)
         with pytest.raises(requests.ConnectionError):
             requests.post(f"{url}/jobs", headers=KEYS, json=BODY, timeout=10)
         (job,) = get(f"{url}/jobs?batch=IGH", headers=KEYS).json()["Records"]
         assert get(f"{url}/jobs/{job['Id']}/status", headers=KEYS).json()["Status"] == "completed"
         assert get(f"{url}/jobs/{job['Id']}/metadata", headers=KEYS).status_code == 404
         process.terminate()
-        rest, _ = process.communicate(timeout=10)
-    assert rest.splitlines() == [
+        remaining_output, _ = process.communicate(timeout=10)
+    assert remaining_output.splitlines() == [
         "POST /jobs lost",
         "GET /jobs?batch=IGH 200",
         f"GET /jobs/{job['Id']}/status 200",
@@ -122,7 +122,7 @@ def test_what_a_client_has_to_put_up_with_can_be_asked_for():
 
 
 @pytest.mark.parametrize("arguments", [[], ["--verbose"]])
-def test_what_it_says_is_all_one_needs(lines, arguments):
+def test_line_contains_the_keys_and_how_to_stop(lines, arguments):
     assert cli.main(["--port", "0", *arguments]) == 0
     (line,) = lines
     assert ACCESS_KEY in line
@@ -130,7 +130,7 @@ def test_what_it_says_is_all_one_needs(lines, arguments):
     assert "Ctrl-C" in line
 
 
-def test_the_line_is_printed_at_once(capsys):
+def test_line_is_flushed(capsys):
     cli._print("a line")
     assert capsys.readouterr().out == "a line\n"
 
@@ -143,7 +143,7 @@ def test_the_line_is_printed_at_once(capsys):
         ["--access-key", "my-access-key"],
     ],
 )
-def test_keys_of_ones_own_are_not_shown(lines, arguments):
+def test_own_keys_are_not_shown(lines, arguments):
     assert cli.main(["--port", "0", *arguments]) == 0
     (line,) = lines
     assert "my-" not in line
@@ -173,59 +173,59 @@ def test_keys_of_ones_own_are_not_shown(lines, arguments):
         ("--access-key", None),
     ],
 )
-def test_an_argument_that_cannot_be_is_named(capsys, lines, option, value):
-    with pytest.raises(SystemExit) as exit_:
+def test_invalid_argument_is_named(capsys, lines, option, value):
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["--port", "0", *([option] if value is None else [option, value])])
-    assert exit_.value.code == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("wasabi-air-emulator: error: ")
-    assert option.partition("=")[0] in told
+    assert exit_info.value.code == 2
+    error_line = capsys.readouterr().err.splitlines()[-1]
+    assert error_line.startswith("wasabi-air-emulator: error: ")
+    assert option.partition("=")[0] in error_line
     assert lines == []
 
 
-def test_a_port_in_use_is_told_in_plain_words(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(SystemExit) as exit_:
+def test_port_in_use(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as used_port:
+        port = used_port.getsockname()[1]
+        with pytest.raises(SystemExit) as exit_info:
             cli.main(["--port", str(port)])
-    assert exit_.value.code == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert f"can't listen on 127.0.0.1, port {port}: " in told
-    assert "address already in use" in told
-    assert "--port 0" in told
+    assert exit_info.value.code == 1
+    (error_line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot listen on 127.0.0.1, port {port}: " in error_line
+    assert "address already in use" in error_line
+    assert "--port 0" in error_line
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "a..b"])
-def test_a_host_that_cannot_be_is_told_in_plain_words(capsys, lines, host):
-    with pytest.raises(SystemExit) as exit_:
+def test_invalid_host(capsys, lines, host):
+    with pytest.raises(SystemExit) as exit_info:
         cli.main(["--port", "0", "--host", host])
-    assert exit_.value.code == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert f"can't listen on {host}, port 0: " in told
+    assert exit_info.value.code == 1
+    (error_line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot listen on {host}, port 0: " in error_line
     assert lines == []
 
 
-def test_help_tells_every_option_and_its_default(capsys, monkeypatch):
+def test_help_lists_every_option_and_its_default(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["wasabi-air-emulator", "--help"])
-    monkeypatch.delitem(sys.modules, MODULE)  # or runpy warns that it is there already
-    with pytest.raises(SystemExit) as exit_:
+    monkeypatch.delitem(sys.modules, MODULE)  # otherwise runpy warns that it is already imported
+    with pytest.raises(SystemExit) as exit_info:
         runpy.run_module(MODULE, run_name="__main__")
-    assert exit_.value.code == 0
-    told = capsys.readouterr().out
-    assert "completes-with-3-errors" in " ".join(told.split())
+    assert exit_info.value.code == 0
+    output = capsys.readouterr().out
+    assert "completes-with-3-errors" in " ".join(output.split())
     for default in ("127.0.0.1", "8077", "False"):
-        assert f"(default: {default})" in " ".join(told.split())
+        assert f"(default: {default})" in " ".join(output.split())
 
 
-def test_it_is_installed_as_a_command():
+def test_is_installed_as_a_command():
     command = shutil.which("wasabi-air-emulator", path=Path(sys.executable).parent)
     assert command
-    told = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
-    assert told.startswith("usage: wasabi-air-emulator")
+    output = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
+    assert output.startswith("usage: wasabi-air-emulator")
 
 
 @pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)], ids=str)
-def test_it_warns_if_other_machines_can_ask_it(lines, host, is_open):
+def test_warns_if_other_machines_can_connect(lines, host, is_open):
     assert cli.main(["--port", "0", "--host", host]) == 0
 
-    assert ("open to other machines" in lines[0]) is is_open
+    assert ("reachable from other machines" in lines[0]) is is_open

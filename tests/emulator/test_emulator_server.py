@@ -1,4 +1,4 @@
-"""The emulated API as its clients see it: real HTTP, and a clock that stands still until it is told otherwise."""
+"""The emulated API, with real HTTP requests and a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import requests
 from aiohttp.test_utils import TestServer
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_wasabi_jobs.api import calls, errors
+from airflow_wasabi_jobs.api import endpoints, exceptions
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.models import (
     Destination,
@@ -25,15 +25,15 @@ from airflow_wasabi_jobs.api.models import (
     JobErrors,
     JobMetadata,
     JobReport,
-    JobState,
     JobStatus,
+    JobSummary,
     Source,
     Submission,
 )
-from airflow_wasabi_jobs.api.settings import check
+from airflow_wasabi_jobs.api.settings import build_settings
 from airflow_wasabi_jobs.demo.standalone import free_port
 from airflow_wasabi_jobs.emulator import AirEmulator
-from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, application
+from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, create_application
 
 BODY = {
     "Name": "talk",
@@ -47,7 +47,7 @@ INTERNAL_ERROR = {
     "Error": "An unexpected error occurred while processing the job.",
     "ErrorCode": "INTERNAL_ERROR",
 }
-CALLS = [
+ENDPOINTS = [
     ("GET", "/jobs"),
     ("POST", "/jobs"),
     ("GET", "/jobs/completes"),
@@ -66,7 +66,7 @@ class Clock:
 
 
 class Client(requests.Session):
-    """A user of the API at this address, with the right keys."""
+    """An API client with valid keys."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -85,28 +85,28 @@ class Client(requests.Session):
         assert response.status_code == 200, response.text
         return response.json()["Job"]["Id"]
 
-    def listed(self, **query) -> list[str]:
+    def list_ids(self, **query) -> list[str]:
         response = self.get("/jobs", params=query)
         assert response.status_code == 200, response.text
         return [job["Id"] for job in response.json()["Records"]]
 
 
 @contextmanager
-def served(app):
-    """Serve in a thread of its own, as the emulator does, but with the clock of the test."""
+def serve_app(app):
+    """Serve the application in a thread, like the emulator, but with the clock of the test."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
-    def wait_for(coroutine):
+    def run_in_loop(coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
 
     server = TestServer(app)
     try:
-        wait_for(server.start_server())
+        run_in_loop(server.start_server())
         with Client(str(server.make_url("")).rstrip("/")) as client:
             yield client
-        wait_for(server.close())
+        run_in_loop(server.close())
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -121,23 +121,25 @@ def clock():
 @pytest.fixture
 def serve(clock):
     with ExitStack() as stack:
-        yield lambda **behaviour: stack.enter_context(served(application(Behaviour(**behaviour), clock=clock)))
+        yield lambda **behaviour: stack.enter_context(
+            serve_app(create_application(Behaviour(**behaviour), clock=clock))
+        )
 
 
 @pytest.fixture
-def air(serve):
+def client(serve):
     return serve()
 
 
 class TestStatus:
-    def test_body(self, air):
-        response = air.get("/jobs/completes/status")
+    def test_body(self, client):
+        response = client.get("/jobs/completes/status")
         assert response.status_code == 200
         assert response.headers["Content-Type"] == "application/json"
         assert response.json() == {"Id": "completes", "Status": "submitted", "ErrorCount": 0}
 
     @pytest.mark.parametrize(
-        ("job_id", "final", "error_count"),
+        ("job_id", "final_status", "error_count"),
         [
             ("completes", "completed", 0),
             ("completes-with-3-errors", "completed", 3),
@@ -145,31 +147,31 @@ class TestStatus:
             ("cancels", "cancelled", 0),
         ],
     )
-    def test_over_time(self, air, clock, job_id, final, error_count):
-        seen = []
+    def test_status_changes_with_time(self, client, clock, job_id, final_status, error_count):
+        responses = []
         for _ in range(7):
-            seen.append(air.get(f"/jobs/{job_id}/status").json())
+            responses.append(client.get(f"/jobs/{job_id}/status").json())
             clock.now += 1
-        assert [report["Status"] for report in seen] == [
+        assert [report["Status"] for report in responses] == [
             "submitted",
             "preflight",
             "in_progress",
             "in_progress",
             "in_progress",
-            final,
-            final,
+            final_status,
+            final_status,
         ]
-        assert [report["ErrorCount"] for report in seen] == [0, 0, 0, 0, 0, error_count, error_count]
+        assert [report["ErrorCount"] for report in responses] == [0, 0, 0, 0, 0, error_count, error_count]
 
     def test_speed(self, serve, clock):
-        fast = serve(speed=20)
-        assert fast.status("completes") == "submitted"
+        client = serve(speed=20)
+        assert client.status("completes") == "submitted"
         clock.now += 0.25
-        assert fast.status("completes") == "completed"
+        assert client.status("completes") == "completed"
 
     @pytest.mark.parametrize("job_id", ["12345", "it-completes", "Completes", "67345137bcb6dce44b35a6a6281711e7"])
-    def test_unknown_id(self, air, job_id):
-        response = air.get(f"/jobs/{job_id}/status")
+    def test_unknown_id(self, client, job_id):
+        response = client.get(f"/jobs/{job_id}/status")
         assert (response.status_code, response.json()) == (404, NOT_FOUND)
 
     @pytest.mark.parametrize(
@@ -186,37 +188,37 @@ class TestStatus:
             "completes-{x}",
         ],
     )
-    def test_an_id_in_need_of_encoding_comes_back_as_it_is(self, air, job_id):
-        response = air.get(f"/jobs/{quote(job_id, safe='')}/status")
+    def test_percent_encoded_id_is_returned_unchanged(self, client, job_id):
+        response = client.get(f"/jobs/{quote(job_id, safe='')}/status")
         assert response.status_code == 200
         assert response.json()["Id"] == job_id
-        assert air.listed() == [job_id]
+        assert client.list_ids() == [job_id]
 
 
 @pytest.mark.parametrize("path", ["/jobs/completes", "/jobs/completes/errors", "/jobs/completes/metadata"])
-def test_only_the_status_call_brings_a_job_to_life(air, clock, path):
-    response = air.get(path)
+def test_only_the_status_endpoint_creates_a_job(client, clock, path):
+    response = client.get(path)
     assert (response.status_code, response.json()) == (404, NOT_FOUND)
-    assert air.listed() == []
-    air.status("completes")
+    assert client.list_ids() == []
+    client.status("completes")
     clock.now += 5
-    assert air.get(path).status_code == 200
+    assert client.get(path).status_code == 200
 
 
 class TestErrors:
-    def test_of_a_running_job(self, air):
-        air.status("fails")
-        assert air.get("/jobs/fails/errors").json() == {
+    def test_of_a_running_job(self, client):
+        client.status("fails")
+        assert client.get("/jobs/fails/errors").json() == {
             "Id": "fails",
             "Status": "submitted",
             "ErrorCode": "",
             "ErrorCount": 0,
         }
 
-    def test_of_a_failed_job(self, air, clock):
-        air.status("fails")
+    def test_of_a_failed_job(self, client, clock):
+        client.status("fails")
         clock.now += 5
-        assert air.get("/jobs/fails/errors").json() == {
+        assert client.get("/jobs/fails/errors").json() == {
             "Id": "fails",
             "Status": "failed",
             "ErrorCode": "INTERNAL_ERROR",
@@ -233,10 +235,10 @@ class TestErrors:
             ("fails-with-0-errors", "failed", "INTERNAL_ERROR", 0),
         ],
     )
-    def test_of_another_job_that_is_over(self, air, clock, job_id, status, error_code, error_count):
-        air.status(job_id)
+    def test_of_other_finished_jobs(self, client, clock, job_id, status, error_code, error_count):
+        client.status(job_id)
         clock.now += 5
-        assert air.get(f"/jobs/{job_id}/errors").json() == {
+        assert client.get(f"/jobs/{job_id}/errors").json() == {
             "Id": job_id,
             "Status": status,
             "ErrorCode": error_code,
@@ -245,44 +247,44 @@ class TestErrors:
 
 
 class TestMetadata:
-    def test_of_a_completed_job(self, air, clock):
-        job_id = air.submit()
+    def test_of_a_completed_job(self, client, clock):
+        job_id = client.submit()
         clock.now += 5
-        response = air.get(f"/jobs/{job_id}/metadata")
+        response = client.get(f"/jobs/{job_id}/metadata")
         assert response.status_code == 200
         assert response.json() == {
             "Id": job_id,
             "UserId": "arn:aws:iam::000000000000:user/emulator",
             "Destination": {"Bucket": "results", "Region": "us-east-1"},
-            "DestinationPath": f"s3://results/jobs/2025_11_21/{job_id}/talk.mp4_metadata.json",
+            "DestinationPath": f"s3://results/jobs/2025_11_21/{job_id}/talk_metadata.json",
         }
 
     @pytest.mark.parametrize(("job_id", "age"), [("completes", 4.9), ("fails", 5), ("cancels", 5)])
-    def test_of_a_job_without_a_result(self, air, clock, job_id, age):
-        air.status(job_id)
+    def test_of_a_job_without_a_result(self, client, clock, job_id, age):
+        client.status(job_id)
         clock.now += age
-        response = air.get(f"/jobs/{job_id}/metadata")
+        response = client.get(f"/jobs/{job_id}/metadata")
         assert (response.status_code, response.json()) == (404, NOT_FOUND)
 
     @pytest.mark.parametrize(("speed", "seconds"), [(1, 8), (4, 2)])
-    def test_the_place_may_be_known_only_later(self, serve, clock, speed, seconds):
-        air = serve(result_after_seconds=8, speed=speed)
-        air.status("completes")
+    def test_metadata_may_be_delayed(self, serve, clock, speed, seconds):
+        client = serve(result_after_seconds=8, speed=speed)
+        client.status("completes")
         clock.now += 5 / speed
-        assert air.status("completes") == "completed"
-        seen = []
-        for pause in (0, seconds - 0.125, 0.125):
-            clock.now += pause
-            seen.append(air.get("/jobs/completes/metadata"))
-        assert [response.status_code for response in seen] == [404, 404, 200]
-        assert seen[1].json() == NOT_FOUND
+        assert client.status("completes") == "completed"
+        responses = []
+        for delay in (0, seconds - 0.125, 0.125):
+            clock.now += delay
+            responses.append(client.get("/jobs/completes/metadata"))
+        assert [response.status_code for response in responses] == [404, 404, 200]
+        assert responses[1].json() == NOT_FOUND
 
 
 class TestSubmit:
-    def test_the_job_comes_back_and_can_be_asked_for(self, air):
+    def test_submitted_job_is_returned_and_can_be_requested(self, client):
         body = BODY | {"Priority": 10, "Batch": "night"}
         body["Source"] = body["Source"] | {"Endpoint": "s3.wasabisys.com", "Region": "us-east-1", "Provider": "wasabi"}
-        response = air.post("/jobs", json=body)
+        response = client.post("/jobs", json=body)
         assert response.status_code == 200
         job = response.json()["Job"]
         assert job == body | {
@@ -291,38 +293,38 @@ class TestSubmit:
             "Created": "2025-11-21T00:00:00.000Z",
             "Status": "submitted",
         }
-        assert air.get(f"/jobs/{job['Id']}").json() == job
-        assert air.status(job["Id"]) == "submitted"
+        assert client.get(f"/jobs/{job['Id']}").json() == job
+        assert client.status(job["Id"]) == "submitted"
 
-    def test_what_was_not_given_is_absent(self, air):
-        assert not {"Priority", "Batch", "Completed"} & air.get(f"/jobs/{air.submit()}").json().keys()
+    def test_omitted_fields_are_absent(self, client):
+        assert not {"Priority", "Batch", "Completed"} & client.get(f"/jobs/{client.submit()}").json().keys()
 
-    def test_a_job_that_is_over_says_since_when(self, air, clock):
-        job_id = air.submit()
+    def test_finished_job_has_a_completion_time(self, client, clock):
+        job_id = client.submit()
         clock.now += 60
-        assert air.get(f"/jobs/{job_id}").json()["Completed"] == "2025-11-21T00:00:05.000Z"
+        assert client.get(f"/jobs/{job_id}").json()["Completed"] == "2025-11-21T00:00:05.000Z"
 
-    def test_the_same_body_twice_makes_two_jobs(self, air):
-        assert air.submit() != air.submit()
+    def test_same_body_twice_creates_two_jobs(self, client):
+        assert client.submit() != client.submit()
 
     @pytest.mark.parametrize(
-        ("name", "final"),
+        ("name", "final_status"),
         [("talk", "completed"), ("fails at night", "failed"), ("cancels", "cancelled"), ("completes", "completed")],
     )
-    def test_the_name_steers_the_job(self, air, clock, name, final):
-        job_id = air.submit(Name=name)
+    def test_name_determines_the_outcome(self, client, clock, name, final_status):
+        job_id = client.submit(Name=name)
         clock.now += 5
-        assert air.status(job_id) == final
+        assert client.status(job_id) == final_status
 
-    def test_the_keys_of_the_source_are_never_given_back(self, air, clock):
+    def test_source_keys_are_never_returned(self, client, clock):
         keys = {"AccessKey": "the-source-access-key", "SecretKey": "the-source-secret-key"}
-        submitted = air.post("/jobs", json=BODY | {"Source": BODY["Source"] | keys})
+        submitted = client.post("/jobs", json=BODY | {"Source": BODY["Source"] | keys})
         job_id = submitted.json()["Job"]["Id"]
         clock.now += 5
-        paths = ["/jobs", *(f"/jobs/{job_id}{call}" for call in ("", "/status", "/errors", "/metadata"))]
-        answers = [submitted, *map(air.get, paths)]
-        assert {answer.status_code for answer in answers} == {200}
-        assert not [answer.text for answer in answers if "the-source-" in answer.text]
+        paths = ["/jobs", *(f"/jobs/{job_id}{suffix}" for suffix in ("", "/status", "/errors", "/metadata"))]
+        responses = [submitted, *map(client.get, paths)]
+        assert {response.status_code for response in responses} == {200}
+        assert not [response.text for response in responses if "the-source-" in response.text]
 
     @pytest.mark.parametrize(
         "fields",
@@ -338,11 +340,16 @@ class TestSubmit:
             {"SomethingNew": True},
         ],
     )
-    def test_what_is_allowed(self, air, fields):
-        air.submit(**fields)
+    def test_valid_fields(self, client, fields):
+        client.submit(**fields)
+
+    @pytest.mark.parametrize("settings", ["", {"config": {"level": 1}}], ids=["without settings", "with settings"])
+    def test_unknown_service_is_accepted(self, client, settings):
+        services = {"ocr": "", "a-new-service": settings}
+        assert client.get(f"/jobs/{client.submit(Services=services)}").json()["Services"] == services
 
     @pytest.mark.parametrize(
-        ("fields", "named"),
+        ("fields", "expected"),
         [
             ({"Name": None}, "$.Name"),
             ({"Name": ""}, "$.Name"),
@@ -351,7 +358,8 @@ class TestSubmit:
             ({"Name": 7}, "$.Name"),
             ({"Services": {}}, "$.Services"),
             ({"Services": ["ocr"]}, "$.Services"),
-            ({"Services": {"ocr": "", "cooking": ""}}, "$.Services"),
+            ({"Services": {"ocr": "", "": ""}}, "$.Services"),
+            ({"Services": {"a-new-service": "fast"}}, "$.Services"),
             ({"Services": {"ocr": "fast"}}, "$.Services"),
             ({"Services": {"ocr": None}}, "$.Services"),
             ({"Services": {"ocr": {}}}, "`config`"),
@@ -374,16 +382,16 @@ class TestSubmit:
             ({"Batch": 1}, "$.Batch"),
         ],
     )
-    def test_a_field_that_breaks_a_rule_is_named(self, air, fields, named):
-        response = air.post("/jobs", json=BODY | fields)
+    def test_invalid_field_is_named(self, client, fields, expected):
+        response = client.post("/jobs", json=BODY | fields)
         assert response.status_code == 400
         assert response.json()["ErrorCode"] == "BAD_REQUEST"
-        assert named in response.json()["Error"]
-        assert air.listed() == []
+        assert expected in response.json()["Error"]
+        assert client.list_ids() == []
 
     @pytest.mark.parametrize("field", ["Name", "Services", "Source", "Destination"])
-    def test_a_field_that_is_missing_is_named(self, air, field):
-        response = air.post("/jobs", json={key: value for key, value in BODY.items() if key != field})
+    def test_missing_field_is_named(self, client, field):
+        response = client.post("/jobs", json={key: value for key, value in BODY.items() if key != field})
         assert response.status_code == 400
         assert f"`{field}`" in response.json()["Error"]
 
@@ -396,30 +404,30 @@ class TestSubmit:
             b"[]",
             b'{"Name": "cut sho',
             b'{"Name": "\xff"}',
-            pytest.param(b'{"Services": {"ocr": {"config": {"x": ' + b"[" * 100_000, id="nested without end"),
+            pytest.param(b'{"Services": {"ocr": {"config": {"x": ' + b"[" * 100_000, id="deeply nested"),
         ],
     )
-    def test_a_body_that_is_not_a_json_object(self, air, body):
-        response = air.post("/jobs", data=body)
+    def test_body_that_is_not_a_json_object(self, client, body):
+        response = client.post("/jobs", data=body)
         assert response.status_code == 400
         assert response.json()["ErrorCode"] == "BAD_REQUEST"
 
 
 class TestList:
-    def test_of_an_account_without_jobs(self, air):
-        response = air.get("/jobs")
+    def test_empty_account(self, client):
+        response = client.get("/jobs")
         assert (response.status_code, response.json()) == (200, {"Records": []})
 
-    def test_shows_jobs_without_their_services(self, air):
-        job = air.get(f"/jobs/{air.submit()}").json()
+    def test_jobs_have_no_services(self, client):
+        job = client.get(f"/jobs/{client.submit()}").json()
         del job["Services"]
-        assert air.get("/jobs").json() == {"Records": [job]}
+        assert client.get("/jobs").json() == {"Records": [job]}
 
-    def test_has_25_to_a_page_unless_told_otherwise(self, air):
+    def test_default_page_size_is_25(self, client):
         for number in range(26):
-            air.status(f"completes-{number}")
-        assert len(air.listed()) == 25
-        assert len(air.listed(pageSize=100)) == 26
+            client.status(f"completes-{number}")
+        assert len(client.list_ids()) == 25
+        assert len(client.list_ids(pageSize=100)) == 26
 
     @pytest.mark.parametrize(
         ("query", "numbers"),
@@ -440,10 +448,10 @@ class TestList:
             ({"somethingNew": "1"}, [0, 1, 2, 3, 4]),
         ],
     )
-    def test_order_and_pages(self, air, query, numbers):
+    def test_order_and_pages(self, client, query, numbers):
         for number in range(5):
-            air.status(f"completes-{number}")
-        assert air.listed(**query) == [f"completes-{number}" for number in numbers]
+            client.status(f"completes-{number}")
+        assert client.list_ids(**query) == [f"completes-{number}" for number in numbers]
 
     @pytest.mark.parametrize(
         ("query", "names"),
@@ -459,10 +467,10 @@ class TestList:
             ({"batch": "night", "sortOrder": "Desc"}, ["two", "one"]),
         ],
     )
-    def test_filters(self, air, query, names):
+    def test_filters(self, client, query, names):
         for name, batch in [("one", "night"), ("two", "night"), ("three", ""), ("four", None)]:
-            air.submit(Name=name, Batch=batch)
-        records = air.get("/jobs", params=query).json()["Records"]
+            client.submit(Name=name, Batch=batch)
+        records = client.get("/jobs", params=query).json()["Records"]
         assert [record["Name"] for record in records] == names
 
     @pytest.mark.parametrize(
@@ -480,19 +488,19 @@ class TestList:
         ],
     )
     def test_loose_filters(self, serve, query, names):
-        air = serve(loose_filters=True)
+        client = serve(loose_filters=True)
         for name, batch in [("One", "night"), ("two", "Nights"), ("three", ""), ("four", None)]:
-            air.submit(Name=name, Batch=batch)
-        records = air.get("/jobs", params=query).json()["Records"]
+            client.submit(Name=name, Batch=batch)
+        records = client.get("/jobs", params=query).json()["Records"]
         assert [record["Name"] for record in records] == names
 
-    def test_filter_by_status(self, air, clock):
+    def test_filter_by_status(self, client, clock):
         for job_id in ("completes", "fails", "cancels"):
-            air.status(job_id)
-        for job_id, pause in [("completes-in-progress", 3), ("completes-preflight", 1), ("completes-submitted", 1)]:
-            clock.now += pause
-            air.status(job_id)
-        assert {status.value: air.listed(status=status.value) for status in JobStatus} == {
+            client.status(job_id)
+        for job_id, delay in [("completes-in-progress", 3), ("completes-preflight", 1), ("completes-submitted", 1)]:
+            clock.now += delay
+            client.status(job_id)
+        assert {status.value: client.list_ids(status=status.value) for status in JobStatus} == {
             "submitted": ["completes-submitted"],
             "preflight": ["completes-preflight"],
             "in_progress": ["completes-in-progress"],
@@ -518,14 +526,14 @@ class TestList:
             ("sortOrder", "asc"),
         ],
     )
-    def test_a_parameter_that_breaks_a_rule_is_named(self, air, parameter, value):
-        response = air.get("/jobs", params={parameter: value})
+    def test_invalid_parameter_is_named(self, client, parameter, value):
+        response = client.get("/jobs", params={parameter: value})
         assert response.status_code == 400
         assert response.json()["ErrorCode"] == "BAD_REQUEST"
         assert f"$.{parameter}" in response.json()["Error"]
 
 
-@pytest.mark.parametrize(("method", "path"), [*CALLS, ("GET", "/no/such/path")])
+@pytest.mark.parametrize(("method", "path"), [*ENDPOINTS, ("GET", "/no/such/path")])
 @pytest.mark.parametrize(
     "keys",
     [
@@ -537,22 +545,22 @@ class TestList:
         pytest.param({"x-amz-secret-key": "clé"}, id="not ASCII"),
     ],
 )
-def test_wrong_keys(air, method, path, keys):
-    response = air.request(method, path, headers=keys, json=BODY)
+def test_wrong_keys(client, method, path, keys):
+    response = client.request(method, path, headers=keys, json=BODY)
     assert (response.status_code, response.json()) == (401, UNAUTHORIZED)
 
 
-def test_keys_in_the_query_do_not_count(air):
+def test_keys_in_the_query_are_ignored(client):
     query = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
-    response = air.get("/jobs", params=query, headers=dict.fromkeys(query))
+    response = client.get("/jobs", params=query, headers=dict.fromkeys(query))
     assert response.status_code == 401
 
 
-def test_keys_of_ones_own(serve):
-    air = serve(access_key="mine", secret_key="mine too")
-    assert air.get("/jobs").status_code == 401
-    own = {"x-amz-access-key": "mine", "x-amz-secret-key": "mine too"}
-    assert air.get("/jobs", headers=own).status_code == 200
+def test_own_keys(serve):
+    client = serve(access_key="mine", secret_key="mine too")
+    assert client.get("/jobs").status_code == 401
+    own_keys = {"x-amz-access-key": "mine", "x-amz-secret-key": "mine too"}
+    assert client.get("/jobs", headers=own_keys).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -565,124 +573,124 @@ def test_keys_of_ones_own(serve):
         ("POST", "/jobs/completes/status", 405, {"Error": "Method Not Allowed", "ErrorCode": "METHOD_NOT_ALLOWED"}),
     ],
 )
-def test_what_is_no_call(air, method, path, status, body):
-    response = air.request(method, path)
+def test_unknown_endpoint(client, method, path, status, body):
+    response = client.request(method, path)
     assert (response.status_code, response.json()) == (status, body)
 
 
 class TestRateLimit:
-    def test_the_request_past_it_is_told_when_to_come_again(self, serve, clock):
-        air = serve(rate_limit_per_minute=2)
-        assert [air.get("/jobs").status_code for _ in range(2)] == [200, 200]
+    def test_429_with_retry_after(self, serve, clock):
+        client = serve(rate_limit_per_minute=2)
+        assert [client.get("/jobs").status_code for _ in range(2)] == [200, 200]
         clock.now += 17.5
-        response = air.get("/jobs")
+        response = client.get("/jobs")
         assert (response.status_code, response.headers["Retry-After"]) == (429, "43")
         assert response.json() == {"Error": "Too many requests", "ErrorCode": "TOO_MANY_REQUESTS"}
 
-    def test_it_is_over_with_the_minute(self, serve, clock):
-        air = serve(rate_limit_per_minute=1)
-        seen = []
-        for pause in (0, 0, 59, 1, 0):
-            clock.now += pause
-            seen.append(air.get("/jobs").status_code)
-        assert seen == [200, 429, 429, 200, 429]
+    def test_limit_is_reset_after_a_minute(self, serve, clock):
+        client = serve(rate_limit_per_minute=1)
+        responses = []
+        for delay in (0, 0, 59, 1, 0):
+            clock.now += delay
+            responses.append(client.get("/jobs").status_code)
+        assert responses == [200, 429, 429, 200, 429]
 
-    def test_who_waits_as_told_is_answered(self, serve, clock):
-        air = serve(rate_limit_per_minute=1)
-        air.get("/jobs")
+    def test_request_after_retry_after_is_accepted(self, serve, clock):
+        client = serve(rate_limit_per_minute=1)
+        client.get("/jobs")
         clock.now += 0.25
-        clock.now += int(air.get("/jobs").headers["Retry-After"])
-        assert air.get("/jobs").status_code == 200
+        clock.now += int(client.get("/jobs").headers["Retry-After"])
+        assert client.get("/jobs").status_code == 200
 
-    def test_there_is_none_unless_asked_for(self, air):
-        assert {air.get("/jobs").status_code for _ in range(200)} == {200}
+    def test_no_rate_limit_by_default(self, client):
+        assert {client.get("/jobs").status_code for _ in range(200)} == {200}
 
-    def test_wrong_keys_do_not_use_it_up(self, serve):
-        air = serve(rate_limit_per_minute=1)
-        assert air.get("/jobs", headers={"x-amz-access-key": "wrong"}).status_code == 401
-        assert air.get("/jobs").status_code == 200
+    def test_requests_with_wrong_keys_do_not_count(self, serve):
+        client = serve(rate_limit_per_minute=1)
+        assert client.get("/jobs", headers={"x-amz-access-key": "wrong"}).status_code == 401
+        assert client.get("/jobs").status_code == 200
 
 
 class TestErrorRate:
-    def test_a_seed_makes_it_repeatable(self, serve):
-        def codes(seed):
-            air = serve(error_rate=0.5, seed=seed)
-            return [air.get("/jobs").status_code for _ in range(50)]
+    def test_seed_makes_errors_repeatable(self, serve):
+        def status_codes(seed):
+            client = serve(error_rate=0.5, seed=seed)
+            return [client.get("/jobs").status_code for _ in range(50)]
 
-        assert codes(1) == codes(1)
-        assert codes(1) != codes(2)
+        assert status_codes(1) == status_codes(1)
+        assert status_codes(1) != status_codes(2)
 
-    def test_it_is_about_the_share_asked_for(self, serve):
-        air = serve(error_rate=0.2)
-        codes = [air.get("/jobs").status_code for _ in range(500)]
-        assert 0.15 < codes.count(500) / len(codes) < 0.25
-        assert set(codes) == {200, 500}
+    def test_share_of_errors(self, serve):
+        client = serve(error_rate=0.2)
+        status_codes = [client.get("/jobs").status_code for _ in range(500)]
+        assert 0.15 < status_codes.count(500) / len(status_codes) < 0.25
+        assert set(status_codes) == {200, 500}
 
-    @pytest.mark.parametrize(("error_rate", "codes"), [(0, {200}), (1, {500})])
-    def test_none_and_all(self, serve, error_rate, codes):
-        air = serve(error_rate=error_rate)
-        assert {air.get("/jobs").status_code for _ in range(20)} == codes
+    @pytest.mark.parametrize(("error_rate", "status_codes"), [(0, {200}), (1, {500})])
+    def test_none_and_all(self, serve, error_rate, status_codes):
+        client = serve(error_rate=error_rate)
+        assert {client.get("/jobs").status_code for _ in range(20)} == status_codes
 
     def test_body(self, serve):
         assert serve(error_rate=1).get("/jobs").json() == INTERNAL_ERROR
 
-    def test_wrong_keys_are_told_all_the_same(self, serve):
+    def test_wrong_keys_are_still_401(self, serve):
         assert serve(error_rate=1).get("/jobs", headers={"x-amz-access-key": "wrong"}).status_code == 401
 
 
-class TestLostAnswers:
-    def test_the_first_submissions_make_their_job_and_get_no_answer(self, serve, caplog):
-        air = serve(lost_answers=2)
+class TestLostResponses:
+    def test_first_submissions_create_a_job_without_a_response(self, serve, caplog):
+        client = serve(lost_answers=2)
         for name in ("one", "two"):
             with pytest.raises(requests.ConnectionError):
-                air.submit(Name=name)
-        air.submit(Name="three")
-        assert [job["Name"] for job in air.get("/jobs").json()["Records"]] == ["one", "two", "three"]
+                client.submit(Name=name)
+        client.submit(Name="three")
+        assert [job["Name"] for job in client.get("/jobs").json()["Records"]] == ["one", "two", "three"]
         assert not [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
 
-    def test_what_makes_no_job_is_answered(self, serve):
-        air = serve(lost_answers=1)
-        assert air.get("/jobs").status_code == 200
-        assert air.status("completes") == "submitted"
-        assert air.post("/jobs", json=BODY | {"Name": ""}).status_code == 400
-        assert air.post("/jobs", json=BODY, headers={"x-amz-access-key": "wrong"}).status_code == 401
+    def test_other_requests_get_a_response(self, serve):
+        client = serve(lost_answers=1)
+        assert client.get("/jobs").status_code == 200
+        assert client.status("completes") == "submitted"
+        assert client.post("/jobs", json=BODY | {"Name": ""}).status_code == 400
+        assert client.post("/jobs", json=BODY, headers={"x-amz-access-key": "wrong"}).status_code == 401
         with pytest.raises(requests.ConnectionError):
-            air.submit()
+            client.submit()
 
-    def test_they_are_told(self, clock):
+    def test_lost_responses_are_logged(self, clock):
         lines = []
-        with served(application(Behaviour(lost_answers=1), clock=clock, tell=lines.append)) as air:
+        with serve_app(create_application(Behaviour(lost_answers=1), clock=clock, log_request=lines.append)) as client:
             with pytest.raises(requests.ConnectionError):
-                air.submit()
-            air.submit()
+                client.submit()
+            client.submit()
         assert lines == ["POST /jobs lost", "POST /jobs 200"]
 
 
-def test_latency_holds_each_answer_back(serve):
-    air = serve(latency_ms=50)
+def test_latency_delays_each_response(serve):
+    client = serve(latency_ms=50)
     for keys in ({}, {"x-amz-access-key": "wrong"}):
-        begin = time.monotonic()
-        air.get("/jobs", headers=keys)
-        assert time.monotonic() - begin >= 0.05
+        started_at = time.monotonic()
+        client.get("/jobs", headers=keys)
+        assert time.monotonic() - started_at >= 0.05
 
 
-def test_latency_holds_no_other_request_up(serve):
-    air = serve(latency_ms=1000)
-    begin = time.monotonic()
+def test_latency_does_not_delay_other_requests(serve):
+    client = serve(latency_ms=1000)
+    started_at = time.monotonic()
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: requests.get(air.url, headers=air.headers, timeout=10), range(20)))
-    assert {answer.status_code for answer in answers} == {404}
-    assert time.monotonic() - begin < 10  # one after the other it would be 20
+        responses = list(pool.map(lambda _: requests.get(client.url, headers=client.headers, timeout=10), range(20)))
+    assert {response.status_code for response in responses} == {404}
+    assert time.monotonic() - started_at < 10  # sequential requests would take 20
 
 
-def test_each_request_is_told(clock):
+def test_each_request_is_logged(clock):
     lines = []
-    with served(application(Behaviour(), clock=clock, tell=lines.append)) as air:
-        air.get("/jobs?pageSize=1")
-        air.post("/jobs", data=b"no")
-        air.get("/jobs/a%2Fb/status")
-        air.get("/jobs/completes/status", headers={"x-amz-secret-key": "wrong-secret"})
-        air.delete("/jobs")
+    with serve_app(create_application(Behaviour(), clock=clock, log_request=lines.append)) as client:
+        client.get("/jobs?pageSize=1")
+        client.post("/jobs", data=b"no")
+        client.get("/jobs/a%2Fb/status")
+        client.get("/jobs/completes/status", headers={"x-amz-secret-key": "wrong-secret"})
+        client.delete("/jobs")
     assert lines == [
         "GET /jobs?pageSize=1 200",
         "POST /jobs 400",
@@ -692,8 +700,8 @@ def test_each_request_is_told(clock):
     ]
 
 
-class TestTheClientsOfThisPackage:
-    """What the emulator says is what this package's own clients take for the API."""
+class TestClientsOfThisPackage:
+    """The clients of this package accept the responses of the emulator."""
 
     SUBMISSION = Submission(
         name="talk with errors",
@@ -705,101 +713,106 @@ class TestTheClientsOfThisPackage:
     )
 
     @staticmethod
-    def settings_of(air):
-        return check(name="the emulator", host=air.url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+    def settings_of(client):
+        return build_settings(name="the emulator", host=client.url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
 
     @pytest.fixture
-    def settings(self, air):
-        return self.settings_of(air)
+    def settings(self, client):
+        return self.settings_of(client)
 
     def test_status(self, settings):
         report = JobReport("completes/a b", JobStatus.SUBMITTED)
-        assert JobsClient(settings).send(calls.job_status("completes/a b")) == report
+        assert JobsClient(settings).send(endpoints.get_job_status("completes/a b")) == report
 
-        async def ask():
+        async def send_async():
             async with AsyncJobsClient(settings) as client:
-                return await client.send(calls.job_status("completes/a b"))
+                return await client.send(endpoints.get_job_status("completes/a b"))
 
-        assert asyncio.run(ask()) == report
+        assert asyncio.run(send_async()) == report
 
-    def test_list(self, settings, air):
-        air.status("fails")
-        client = JobsClient(settings)
-        assert client.send(calls.list_states()) == [JobState("fails", JobStatus.SUBMITTED, "fails")]
-        job = client.send(calls.job("fails"))
-        assert client.send(calls.list_jobs()) == [msgspec.structs.replace(job, services=None)]
+    def test_list(self, settings, client):
+        client.status("fails")
+        jobs_client = JobsClient(settings)
+        assert jobs_client.send(endpoints.list_job_summaries()) == [JobSummary("fails", JobStatus.SUBMITTED, "fails")]
+        job = jobs_client.send(endpoints.get_job("fails"))
+        assert jobs_client.send(endpoints.list_jobs()) == [msgspec.structs.replace(job, services=None)]
 
-    def test_submit_and_ask_for_the_job(self, settings, clock):
-        client, given = JobsClient(settings), self.SUBMISSION
-        submitted = client.send(calls.submit_job(given))
+    def test_submit_and_get_the_job(self, settings, clock):
+        jobs_client, submission = JobsClient(settings), self.SUBMISSION
+        submitted = jobs_client.send(endpoints.submit_job(submission))
         assert submitted == Job(
             job_id=submitted.job_id,
             status=JobStatus.SUBMITTED,
-            name=given.name,
-            source=given.source,
-            services=given.services,
-            destination=given.destination,
+            name=submission.name,
+            source=submission.source,
+            services=submission.services,
+            destination=submission.destination,
             priority=10,
             batch="night",
             user_id="arn:aws:iam::000000000000:user/emulator",
             created=datetime(2025, 11, 21, tzinfo=UTC),
         )
-        assert client.send(calls.job(submitted.job_id)) == submitted
+        assert jobs_client.send(endpoints.get_job(submitted.job_id)) == submitted
         clock.now += 5
-        assert client.send(calls.job(submitted.job_id)) == msgspec.structs.replace(
+        assert jobs_client.send(endpoints.get_job(submitted.job_id)) == msgspec.structs.replace(
             submitted, status=JobStatus.COMPLETED, completed=datetime(2025, 11, 21, 0, 0, 5, tzinfo=UTC)
         )
-        assert client.send(calls.job_metadata(submitted.job_id)) == JobMetadata(
+        assert jobs_client.send(endpoints.get_job_metadata(submitted.job_id)) == JobMetadata(
             job_id=submitted.job_id,
-            path=f"s3://results/jobs/2025_11_21/{submitted.job_id}/talk.mp4_metadata.json",
-            destination=given.destination,
+            path=f"s3://results/jobs/2025_11_21/{submitted.job_id}/talk_metadata.json",
+            destination=submission.destination,
             user_id="arn:aws:iam::000000000000:user/emulator",
         )
 
-    def test_errors(self, settings, air, clock):
-        client = JobsClient(settings)
-        air.status("completes-with-2-errors")
-        ask = calls.job_errors("completes-with-2-errors")
-        assert client.send(ask) == JobErrors("completes-with-2-errors", JobStatus.SUBMITTED)
+    def test_errors(self, settings, client, clock):
+        jobs_client = JobsClient(settings)
+        client.status("completes-with-2-errors")
+        errors_request = endpoints.get_job_errors("completes-with-2-errors")
+        assert jobs_client.send(errors_request) == JobErrors("completes-with-2-errors", JobStatus.SUBMITTED)
         clock.now += 5
-        assert client.send(ask) == JobErrors("completes-with-2-errors", JobStatus.COMPLETED, 2, "INTERNAL_ERROR")
+        assert jobs_client.send(errors_request) == JobErrors(
+            "completes-with-2-errors", JobStatus.COMPLETED, 2, "INTERNAL_ERROR"
+        )
 
-    def test_a_result_that_is_not_known_yet(self, serve, clock):
-        air = serve(result_after_seconds=8)
-        air.status("completes")
+    def test_metadata_that_is_not_available_yet(self, serve, clock):
+        client = serve(result_after_seconds=8)
+        client.status("completes")
         clock.now += 5
-        with pytest.raises(errors.NotFound, match="It is known once the job is completed"):
-            JobsClient(self.settings_of(air)).send(calls.job_metadata("completes"))
+        with pytest.raises(exceptions.NotFoundError, match="A job has a result location only after it has completed"):
+            JobsClient(self.settings_of(client)).send(endpoints.get_job_metadata("completes"))
 
-    def test_a_lost_answer_is_no_answer(self, serve):
-        air = serve(lost_answers=2)
-        settings = self.settings_of(air)
-        with pytest.raises(errors.NoAnswer, match="the connection was cut"):
-            JobsClient(settings).send(calls.submit_job(self.SUBMISSION))
+    def test_lost_response_is_a_connection_error(self, serve):
+        client = serve(lost_answers=2)
+        settings = self.settings_of(client)
+        with pytest.raises(exceptions.ApiConnectionError, match="Connection closed before the response was complete"):
+            JobsClient(settings).send(endpoints.submit_job(self.SUBMISSION))
 
         async def submit():
             async with AsyncJobsClient(settings) as client:
-                await client.send(calls.submit_job(self.SUBMISSION))
+                await client.send(endpoints.submit_job(self.SUBMISSION))
 
-        with pytest.raises(errors.NoAnswer, match="the connection was cut"):
+        with pytest.raises(exceptions.ApiConnectionError, match="Connection closed before the response was complete"):
             asyncio.run(submit())
-        assert len(air.listed()) == 2
+        assert len(client.list_ids()) == 2
 
 
 class TestAirEmulator:
-    def test_it_listens_on_a_free_port_of_this_machine(self):
-        with AirEmulator() as one, AirEmulator() as other:
-            assert one.url.startswith("http://127.0.0.1:")
-            assert one.url != other.url
-            assert [Client(each.url).status("completes") for each in (one, other)] == ["submitted", "submitted"]
+    def test_listens_on_a_free_loopback_port(self):
+        with AirEmulator() as first, AirEmulator() as second:
+            assert first.url.startswith("http://127.0.0.1:")
+            assert first.url != second.url
+            assert [Client(emulator.url).status("completes") for emulator in (first, second)] == [
+                "submitted",
+                "submitted",
+            ]
 
-    def test_it_behaves_as_asked(self):
+    def test_behaviour_options(self):
         with AirEmulator(speed=1e6) as emulator:
             client = Client(emulator.url)
             client.status("cancels")
             assert client.status("cancels") == "cancelled"
 
-    def test_it_tells_the_names_of_its_jobs(self):
+    def test_job_names(self):
         with AirEmulator(lost_answers=1) as emulator:
             assert emulator.job_names == []
             client = Client(emulator.url)
@@ -812,7 +825,7 @@ class TestAirEmulator:
         with pytest.raises(AttributeError):
             emulator.job_names = []
 
-    def test_it_stops_and_gives_its_port_back(self):
+    def test_stops_and_releases_its_port(self):
         threads = set(threading.enumerate())
         port = free_port()
         with AirEmulator(port=port) as emulator:
@@ -820,45 +833,45 @@ class TestAirEmulator:
         assert set(threading.enumerate()) <= threads
         with pytest.raises(requests.ConnectionError):
             Client(emulator.url).get("/jobs")
-        with AirEmulator(port=port) as again:
-            assert again.url == emulator.url
+        with AirEmulator(port=port) as restarted:
+            assert restarted.url == emulator.url
 
-    def test_it_stops_in_spite_of_open_connections(self):
+    def test_stops_with_open_connections(self):
         with AirEmulator() as emulator:
             client = Client(emulator.url)
             client.get("/jobs")
-            begin = time.monotonic()
-        assert time.monotonic() - begin < 5
+            started_at = time.monotonic()
+        assert time.monotonic() - started_at < 5
         client.close()
 
-    def test_it_stops_when_the_block_fails(self):
+    def test_stops_after_an_exception(self):
         with pytest.raises(ZeroDivisionError), AirEmulator() as emulator:
             _ = 1 / 0
         with pytest.raises(requests.ConnectionError):
             Client(emulator.url).get("/jobs")
 
-    def test_a_port_in_use_is_reported(self):
+    def test_port_in_use(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(OSError, match=f"{port}.*address already in use"), AirEmulator(port=port):
                 pass
 
-    @pytest.mark.parametrize("where", [{"port": 70_000}, {"port": -1}, {"host": "a..b"}])
-    def test_a_place_that_cannot_be_is_reported(self, where):
-        failure = []
+    @pytest.mark.parametrize("arguments", [{"port": 70_000}, {"port": -1}, {"host": "a..b"}])
+    def test_invalid_address_is_an_error(self, arguments):
+        errors_raised = []
 
-        def enter():
+        def enter_emulator():
             try:
-                with AirEmulator(**where):
+                with AirEmulator(**arguments):
                     pass
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is not silence
-                failure.append(error)
+            except Exception as error:  # noqa: BLE001 - any exception is accepted
+                errors_raised.append(error)
 
-        # In a thread, for what does not report hangs.
-        thread = threading.Thread(target=enter, daemon=True)
+        # In a thread, because without an error it would block.
+        thread = threading.Thread(target=enter_emulator, daemon=True)
         thread.start()
         thread.join(timeout=10)
-        assert failure
+        assert errors_raised
 
     @pytest.mark.parametrize(
         ("parameter", "value"),
@@ -876,21 +889,21 @@ class TestAirEmulator:
             ("seed", None),
         ],
     )
-    def test_a_parameter_that_cannot_be_is_named(self, parameter, value):
+    def test_invalid_parameter_is_named(self, parameter, value):
         with pytest.raises(msgspec.ValidationError, match=parameter):
             AirEmulator(**{parameter: value})
 
     @pytest.mark.parametrize(
         ("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)], ids=str
     )
-    def test_it_warns_if_other_machines_can_ask_it(self, caplog, host, is_open):
+    def test_warns_if_other_machines_can_connect(self, caplog, host, is_open):
         with AirEmulator(host=host) as emulator:
             assert emulator.url
 
-        assert ("open to other machines" in caplog.text) is is_open
+        assert ("reachable from other machines" in caplog.text) is is_open
 
     @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
-    def test_it_listens_on_ipv6_too(self):
+    def test_listens_on_ipv6(self):
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
@@ -900,9 +913,9 @@ class TestAirEmulator:
             assert Client(emulator.url).status("completes") == "submitted"
 
     @pytest.mark.parametrize(
-        "keys", [{}, {"access_key": "a/b:c@d", "secret_key": "50%+&?#"}], ids=["its own keys", "odd keys"]
+        "keys", [{}, {"access_key": "a/b:c@d", "secret_key": "50%+&?#"}], ids=["default keys", "special characters"]
     )
-    def test_its_uri_is_an_airflow_connection(self, monkeypatch, keys):
+    def test_connection_uri_is_an_airflow_connection(self, monkeypatch, keys):
         with AirEmulator(**keys) as emulator:
             monkeypatch.setenv("AIRFLOW_CONN_EMULATOR", emulator.connection_uri)
             connection = BaseHook.get_connection("emulator")
@@ -911,7 +924,7 @@ class TestAirEmulator:
                 keys.get("access_key", ACCESS_KEY),
                 keys.get("secret_key", SECRET_KEY),
             )
-            settings = check(
+            settings = build_settings(
                 name="the emulator",
                 host=connection.host,
                 access_key=connection.login,
@@ -921,4 +934,4 @@ class TestAirEmulator:
                 extra=connection.extra,
             )
             assert settings.base_url == emulator.url
-            assert JobsClient(settings).send(calls.list_jobs()) == []
+            assert JobsClient(settings).send(endpoints.list_jobs()) == []

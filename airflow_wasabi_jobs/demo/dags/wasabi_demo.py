@@ -1,4 +1,4 @@
-"""The DAG of the demo: a file is submitted and waited for, then a batch of two, then a job that is there already."""
+"""The DAG of the demo: a file, then a batch of two files, then a job that exists already."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor, WasabiJobSensor
 
 
-def tell(context: Any) -> None:
-    """Tell the demo what became of a task."""
+def write_event(context: Any) -> None:
+    """Write the outcome of a task for the demo to print."""
     ti, error = context["ti"], context.get("exception")
-    told = {
+    event = {
         "at": time.time(),
         "task": ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]",
         "xcom": None if error else ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index),
         "error": error and type(error).__name__,
         "message": error and str(error),
     }
-    with Path(os.environ["WASABI_DEMO_TOLD"]).open("a") as file:
-        file.write(json.dumps(told) + "\n")
+    with Path(os.environ["WASABI_DEMO_EVENTS"]).open("a") as file:
+        file.write(json.dumps(event) + "\n")
 
 
 ANALYSIS = {"destination": {"bucket": "results", "region": "us-east-1"}, "services": ["ocr", "s2t"]}
@@ -37,11 +37,11 @@ with DAG(
     start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
     default_args={
         "poke_interval": 1,
-        # An answer that is final is not retried, so these do not happen.
+        # A job that failed or was cancelled is final, so the demo shows no retry.
         "retries": 2,
         "retry_delay": timedelta(seconds=1),
-        "on_success_callback": tell,
-        "on_failure_callback": tell,
+        "on_success_callback": write_event,
+        "on_failure_callback": write_event,
     },
 ) as dag:
     analyse_interview = WasabiSubmitJobOperator(
@@ -61,7 +61,7 @@ with DAG(
         ]
     )
     wait_for_clips = WasabiBatchSensor(task_id="wait_for_clips", batch="clips", expected_jobs=2, deferrable=True)
-    # It needs nothing of the others, and comes last only to let what is printed be read from top to bottom.
+    # It depends on no other task, and runs last only to keep the output in order.
     wait_for_archive = WasabiJobSensor(task_id="wait_for_archive", job_id="cancels-archive", trigger_rule="all_done")
 
     analyse_interview >> submit_clips >> wait_for_clips >> wait_for_archive

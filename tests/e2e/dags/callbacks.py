@@ -1,4 +1,4 @@
-"""Callbacks that write down what they are told, a line of JSON each."""
+"""Callbacks that write each call to a file, as one line of JSON."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 
-def tell(kind: str) -> Callable[[Any], None]:
+def record(kind: str) -> Callable[[Any], None]:
     def callback(context: Any) -> None:
         ti, error = context["ti"], context.get("exception")
-        told = {
+        call = {
             "run": ti.run_id,
             "task": ti.task_id,
             "map_index": ti.map_index,
             "kind": kind,
             "error": error and type(error).__name__,
         }
-        with Path(os.environ["E2E_TOLD"]).open("a") as file:
-            file.write(json.dumps(told) + "\n")
+        with Path(os.environ["E2E_CALLBACKS"]).open("a") as file:
+            file.write(json.dumps(call) + "\n")
 
     return callback

@@ -1,4 +1,4 @@
-"""As many deferred waits as the run asks for, on the connection and for as long as it says."""
+"""Deferred waits whose number, duration and connection are set by the run's conf."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, task
-from callbacks import tell
+from callbacks import record
 
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
@@ -29,7 +29,7 @@ with DAG(
         deferrable=True,
         poke_interval=2,
         timeout=600,
-        on_success_callback=tell("success"),
+        on_success_callback=record("success"),
     ).expand(job_id=find_jobs())
 
     @task

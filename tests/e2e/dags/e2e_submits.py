@@ -1,4 +1,4 @@
-"""Submits whose worker is killed once, at a place that the run names, and batches."""
+"""Submit tasks whose worker is killed once, at a different point for each task, and batch sensors."""
 
 from __future__ import annotations
 
@@ -13,31 +13,34 @@ from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor
 
-PLACES = {"source": {"bucket": "media", "object_key": "a.mp4"}, "destination": {"bucket": "results", "region": "eu"}}
+JOB_ARGUMENTS = {
+    "source": {"bucket": "media", "object_key": "a.mp4"},
+    "destination": {"bucket": "results", "region": "eu"},
+}
 
 
-def kill_after(done: Any) -> Any:
-    def do_and_die(*arguments: Any, **named: Any) -> Any:
-        done(*arguments, **named)
+def kill_worker_after(function: Any) -> Any:
+    def call_and_kill(*arguments: Any, **options: Any) -> Any:
+        function(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    return do_and_die
+    return call_and_kill
 
 
-class KilledOnce(WasabiSubmitJobOperator):
-    """Its first try ends as if the worker had been pulled out of the wall."""
+class KilledOnceOperator(WasabiSubmitJobOperator):
+    """Kills the worker during its first try."""
 
-    killed: str
+    killed_after: str
 
     def execute(self, context: Any) -> Any:
         ti = context["ti"]
         if ti.try_number == 1:
-            if self.killed == "submitted":
-                WasabiJobsHook.submit_job = kill_after(WasabiJobsHook.submit_job)
-            elif self.killed == "looked_for":
-                WasabiJobsHook.submit_job = kill_after(lambda *_, **__: None)
+            if self.killed_after == "submit":
+                WasabiJobsHook.submit_job = kill_worker_after(WasabiJobsHook.submit_job)
+            elif self.killed_after == "lookup":
+                WasabiJobsHook.submit_job = kill_worker_after(lambda *_, **__: None)
             else:
-                type(ti).xcom_push = kill_after(type(ti).xcom_push)
+                type(ti).xcom_push = kill_worker_after(type(ti).xcom_push)
         return super().execute(context)
 
 
@@ -48,18 +51,22 @@ with DAG(
     catchup=False,
     default_args={"retries": 1, "retry_delay": timedelta(seconds=1), "poke_interval": 2},
 ) as dag:
-    for killed in ("looked_for", "submitted", "pushed"):
-        task = KilledOnce(task_id=f"killed_{killed}", services=["ocr"], deferrable=killed == "pushed", **PLACES)
-        task.killed = killed
+    for killed_after in ("lookup", "submit", "xcom"):
+        task = KilledOnceOperator(
+            task_id=f"killed_after_{killed_after}", services=["ocr"], deferrable=killed_after == "xcom", **JOB_ARGUMENTS
+        )
+        task.killed_after = killed_after
     WasabiSubmitJobOperator(
         task_id="deferred",
         services=["ocr"],
         source_conn_id="the_source",
         deferrable=True,
         fetch_metadata=True,
-        **PLACES,
+        **JOB_ARGUMENTS,
     )
-    WasabiSubmitJobOperator(task_id="fails", name="fails-{{ run_id }}", services=["ocr"], deferrable=True, **PLACES)
+    WasabiSubmitJobOperator(
+        task_id="fails", name="fails-{{ run_id }}", services=["ocr"], deferrable=True, **JOB_ARGUMENTS
+    )
 
 with DAG(
     dag_id="e2e_batch",
@@ -73,12 +80,12 @@ with DAG(
         services=["ocr"],
         batch="{{ run_id }}",
         wait_for_completion=False,
-        source=PLACES["source"],
-        destination=PLACES["destination"],
+        source=JOB_ARGUMENTS["source"],
+        destination=JOB_ARGUMENTS["destination"],
     ).expand(name=["completes-{{ run_id }}-1", "completes-{{ run_id }}-2", "fails-{{ run_id }}"])
-    whole: dict[str, Any] = {"batch": "{{ run_id }}", "expected_jobs": 3}
+    batch_arguments: dict[str, Any] = {"batch": "{{ run_id }}", "expected_jobs": 3}
     submits >> [
-        WasabiBatchSensor(task_id="good_enough", max_failures=1, deferrable=True, **whole),
-        WasabiBatchSensor(task_id="fails", deferrable=True, **whole),
-        WasabiBatchSensor(task_id="skips", soft_fail=True, mode="poke", **whole),
+        WasabiBatchSensor(task_id="good_enough", max_failures=1, deferrable=True, **batch_arguments),
+        WasabiBatchSensor(task_id="fails", deferrable=True, **batch_arguments),
+        WasabiBatchSensor(task_id="skips", soft_fail=True, mode="poke", **batch_arguments),
     ]

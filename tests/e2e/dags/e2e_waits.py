@@ -1,4 +1,4 @@
-"""Each mode of a wait and each of its outcomes, side by side. What the callbacks are told is written down."""
+"""All outcomes of a wait in all modes. Callbacks record what Airflow calls."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
-from callbacks import tell
+from callbacks import record
 
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 MODES: dict[str, dict[str, Any]] = {
     "poke": {"mode": "poke", "poke_interval": 1},
-    # Airflow may fail a task whose next poke begins while the process of the last one is still being cleared away.
+    # Airflow may fail a task whose next poke starts before the process of the previous poke has been cleaned up.
     "reschedule": {"mode": "reschedule", "poke_interval": 30},
     "deferred": {"deferrable": True, "poke_interval": 2},
     "ended_by_trigger": {"deferrable": True, "poke_interval": 2, "end_from_trigger": True},
@@ -24,13 +24,13 @@ OUTCOMES: dict[str, dict[str, Any]] = {
     "too_many_errors": {"job_id": "completes-with-3-errors-{which}", "max_error_count": 2},
     "skips": {"job_id": "fails-{which}", "soft_fail": True},
     "times_out": {"job_id": "completes-after-600-seconds-{which}", "timeout": 5},
-    "time_out_skips": {"job_id": "completes-after-600-seconds-{which}", "timeout": 5, "soft_fail": True},
-    "is_missing": {"job_id": "unknown-{which}"},
-    "is_missing_and_not_skipped": {"job_id": "unknown-{which}", "soft_fail": True},
+    "timeout_skips": {"job_id": "completes-after-600-seconds-{which}", "timeout": 5, "soft_fail": True},
+    "not_found": {"job_id": "unknown-{which}"},
+    "not_found_is_not_skipped": {"job_id": "unknown-{which}", "soft_fail": True},
 }
 
 
-for mode, how in MODES.items():
+for mode, mode_arguments in MODES.items():
     with DAG(
         dag_id=f"e2e_waits_{mode}",
         schedule=None,
@@ -40,12 +40,12 @@ for mode, how in MODES.items():
         default_args={
             "retries": 1,
             "retry_delay": timedelta(seconds=1),
-            "on_success_callback": tell("success"),
-            "on_failure_callback": tell("failure"),
-            "on_retry_callback": tell("retry"),
+            "on_success_callback": record("success"),
+            "on_failure_callback": record("failure"),
+            "on_retry_callback": record("retry"),
         },
     ) as dag:
-        for outcome, what in OUTCOMES.items():
-            job_id = what["job_id"].format(which=f"{outcome}-{{{{ run_id }}}}")
-            WasabiJobSensor(task_id=outcome, **{**how, **what, "job_id": job_id})
+        for outcome, arguments in OUTCOMES.items():
+            job_id = arguments["job_id"].format(which=f"{outcome}-{{{{ run_id }}}}")
+            WasabiJobSensor(task_id=outcome, **{**mode_arguments, **arguments, "job_id": job_id})
     globals()[dag.dag_id] = dag

@@ -1,0 +1,110 @@
+"""The client for the triggerer: it never blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import aiohttp
+import msgspec
+import tenacity
+import yarl
+
+from airflow_wasabi_jobs.api import endpoints, responses
+from airflow_wasabi_jobs.api.client.connection_errors import connection_error
+from airflow_wasabi_jobs.api.client.environment import create_ssl_context, with_environment_proxy
+from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, check_body_size, retry_arguments
+
+if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.settings import Settings
+
+T = TypeVar("T")
+
+
+class AsyncJobsClient:
+    """
+    Sends requests with aiohttp, over one session.
+
+    Use it as an asynchronous context manager, which opens and closes the session::
+
+        async with AsyncJobsClient(settings) as client:
+            report = await client.send(endpoints.get_job_status("12345"))
+
+    :param settings: the base URL, the keys and the options.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __aenter__(self) -> Self:
+        # Reading a CA bundle takes as long as many requests.
+        context = await asyncio.to_thread(create_ssl_context, self._settings)
+        self._settings = with_environment_proxy(self._settings)
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_headers_sent.append(_start_read_timeout)
+        self._session = aiohttp.ClientSession(
+            # ThreadedResolver tells a host that does not exist from a name server that is busy.
+            connector=aiohttp.TCPConnector(ssl=context, resolver=aiohttp.ThreadedResolver()),
+            timeout=aiohttp.ClientTimeout(total=None),
+            trace_configs=[tracing],
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def send(self, request: endpoints.Request[T]) -> T:
+        """
+        Send a request, retry a ``GET`` after transient errors, and return its result.
+
+        Takes at most ``connect_timeout + 2 * read_timeout`` seconds, including all retries and pauses.
+
+        :raises WasabiApiError: the error of the last attempt.
+        """
+        deadline = time.monotonic() + self._settings.total_timeout
+        return await tenacity.AsyncRetrying(**retry_arguments(self._settings, request))(
+            self.send_once, request, deadline
+        )
+
+    async def send_once(self, request: endpoints.Request[T], deadline: float, name: str | None = None) -> T:
+        """
+        Send a request once, and return its result.
+
+        :param request: the request.
+        :param deadline: when the response must be complete, on the monotonic clock.
+        :param name: what messages call the settings, instead of their own name.
+        :raises WasabiApiError: if there is no result.
+        """
+        settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings
+        connect_timeout = settings.options.connect_timeout
+        left = deadline - time.monotonic() - connect_timeout
+        read_timeout = max(0.001, min(settings.options.read_timeout, left))
+        try:
+            async with (
+                asyncio.timeout(connect_timeout) as timeout,
+                self._session.request(
+                    request.method,
+                    # Marked as encoded, because aiohttp would decode some characters of an id.
+                    yarl.URL(settings.base_url + request.path, encoded=True),
+                    data=request.body,
+                    headers=endpoints.request_headers(settings, request),
+                    allow_redirects=False,
+                    proxy=settings.options.proxy,
+                    trace_request_ctx=(timeout, read_timeout),
+                ) as response,
+            ):
+                body = bytearray()
+                async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                    body += chunk
+                    check_body_size(settings, request, body)
+                parsed = responses.Response(response.status, response.headers, bytes(body))
+        except (aiohttp.ClientError, OSError, UnicodeError) as cause:
+            raise connection_error(settings, request, cause) from responses.redact_cause(settings, request, cause)
+        return responses.parse_response(settings, request, parsed)
+
+
+async def _start_read_timeout(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
+    timeout, read_timeout = context.trace_request_ctx
+    timeout.reschedule(asyncio.get_running_loop().time() + read_timeout)

@@ -1,0 +1,1 @@
+"""What the sensors and the submit operator share: how a wait polls, logs, times out and ends."""

@@ -1,0 +1,31 @@
+"""Validation of the arguments of sensors and operators, while a DAG file is parsed and when a task runs."""
+
+from __future__ import annotations
+
+from airflow_wasabi_jobs.api.ids import validate_id
+
+CHECK_UPSTREAM = "If it comes from a template or XCom, check what the upstream task returned."
+
+
+def validate_id_argument(field: str, value: object, kind: str, *, task_id: str) -> str:
+    """Return a valid id without surrounding white space. Raise ``ValueError`` for anything else."""
+    try:
+        return validate_id(value, kind)
+    except ValueError as error:
+        raise ValueError(f"{field} of task {task_id!r} {error}. {CHECK_UPSTREAM}") from None
+
+
+def validate_integer(field: str, value: object, *, minimum: int, task_id: str) -> None:
+    """Raise ``ValueError`` unless a value is None or an integer of at least ``minimum``."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
+        raise ValueError(
+            f"{field} of task {task_id!r} is {value!r}, but must be None or an integer of at least {minimum}."
+        )
+
+
+def validate_poke_interval(seconds: float, *, deferrable: bool, task_id: str) -> None:
+    """Raise ``ValueError`` for an interval that a trigger cannot wait for."""
+    if deferrable and seconds <= 0:
+        raise ValueError(
+            f"poke_interval of task {task_id!r} is {seconds!r}, but must be more than 0 with deferrable=True."
+        )

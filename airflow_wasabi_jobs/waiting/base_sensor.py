@@ -1,0 +1,164 @@
+"""The base of both sensors: a wait has the same outcomes in all modes."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_poke_interval
+from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.triggers.base import BaseTrigger
+
+    from airflow_wasabi_jobs.hooks import WasabiJobsHook
+    from airflow_wasabi_jobs.waiting.outcomes import XCom
+    from airflow_wasabi_jobs.waiting.wait import Wait
+
+# A factor of 2**62 exceeds any max_wait, and a float cannot hold many more.
+_MAX_BACKOFF_POKES = 64
+
+
+class WasabiBaseSensor(BaseSensorOperator):
+    """
+    Waits in any mode of a sensor. Subclasses define what it waits for.
+
+    A failure of the job or batch (``AirflowFailException``) is final, and ``soft_fail`` skips it, as it does a timeout.
+    A permanent error of the API fails the task with its retries, and ``soft_fail`` does not skip it. A transient error
+    does not end the wait.
+
+    :param wasabi_conn_id: id of the connection (str, templated).
+    :param deferrable: whether to wait in the triggerer (bool).
+    :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
+    """
+
+    def __init__(self, *, wasabi_conn_id: str, deferrable: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wasabi_conn_id = wasabi_conn_id
+        self.deferrable = deferrable
+        if wasabi_conn_id is None or isinstance(wasabi_conn_id, str):
+            self._validate_id("wasabi_conn_id", wasabi_conn_id, "connection id")
+        validate_poke_interval(self.poke_interval, deferrable=deferrable, task_id=self.task_id)
+
+    @abstractmethod
+    def _create_wait(self) -> Wait:
+        """Return what polls in a worker."""
+
+    @abstractmethod
+    def _create_trigger(self) -> BaseTrigger:
+        """Return what polls in the triggerer."""
+
+    def _validate_rendered(self) -> None:
+        """Validate the templated arguments after they are rendered."""
+        self.wasabi_conn_id = self._validate_id("wasabi_conn_id", self.wasabi_conn_id, "connection id")
+
+    @cached_property
+    def hook(self) -> WasabiJobsHook:
+        """The hook of the connection."""
+        from airflow_wasabi_jobs.hooks import WasabiJobsHook
+
+        return WasabiJobsHook(self.wasabi_conn_id)
+
+    @cached_property
+    def _wait(self) -> Wait:
+        return self._create_wait()
+
+    def execute(self, context: Context) -> Any:
+        """Wait, and return the XCom."""
+        with self._skip_as_configured():
+            self._validate_rendered()
+            if self.deferrable:
+                return self._finish_or_defer(self._wait.poll, time.time() + self.timeout)
+        try:
+            # Unwrapped, because Airflow warns of a call of execute() that is not its own.
+            return inspect.unwrap(BaseSensorOperator.execute)(self, context)
+        except AirflowSensorTimeout as timeout:
+            with self._skip_as_configured():
+                raise self._wait.timeout_error() from timeout
+        except AirflowSkipException as skip:
+            # The base class does not say what it skips. Without a cause it is the timeout.
+            reason = skip.__cause__ or self._wait.timeout_error()
+            raise AirflowSkipException(f"{reason} Skipping because {self._skip_flag()} is set.") from skip.__cause__
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow passes it
+        """Poll once."""
+        xcom = self._wait.poll()
+        return PokeReturnValue(is_done=xcom is not None, xcom_value=xcom)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
+        with self._skip_as_configured():
+            self._validate_rendered()
+            if is_trigger_timeout(next_method, next_kwargs):
+                return self._wait.poll_after_timeout()
+            # Not that of BaseSensorOperator, which with soft_fail skips every error of the triggerer.
+            return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+
+    def execute_complete(
+        self,
+        context: Context,  # noqa: ARG002 - Airflow passes it
+        event: dict[str, Any] | str,
+        timeout_at: float | None = None,
+    ) -> Any:
+        """
+        Return or raise the outcome of the trigger's event.
+
+        :param event: the payload of the event.
+        :param timeout_at: when the wait times out, in seconds since the epoch.
+        """
+        return self._finish_or_defer(lambda: self._wait.read_event(event), timeout_at or time.time() + self.timeout)
+
+    def _finish_or_defer(self, poll: Callable[[], XCom | None], timeout_at: float) -> XCom:
+        xcom = None
+        try:
+            xcom = poll()
+        except AirflowFailException:
+            raise
+        except Exception as error:
+            if not self.silent_fail:
+                raise
+            self._wait.log_silenced_error(error)
+        if xcom is None:
+            defer_until(self, self._wait, self._create_trigger(), timeout_at)
+        return xcom
+
+    def _get_next_poke_interval(self, started_at: Any, run_duration: Any, poke_count: int) -> float:
+        # Airflow has no public way to limit the exponent. In 2.11 to 3.3 it overflows after about a thousand pokes.
+        return float(super()._get_next_poke_interval(started_at, run_duration, min(poke_count, _MAX_BACKOFF_POKES)))
+
+    @contextmanager
+    def _skip_as_configured(self) -> Iterator[None]:
+        """Do in every mode what ``BaseSensorOperator.execute`` does in poke mode for soft_fail and never_fail."""
+        try:
+            yield
+        except (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout) as outcome:
+            if not (self.soft_fail or self.never_fail):
+                raise
+            raise AirflowSkipException(f"{outcome} Skipping because {self._skip_flag()} is set.") from outcome
+        except AirflowSkipException:
+            raise
+        except Exception as error:
+            if not self.never_fail:
+                raise
+            raise AirflowSkipException(f"{error} Skipping because never_fail is set.") from error
+
+    def _skip_flag(self) -> str:
+        return "soft_fail" if self.soft_fail else "never_fail"
+
+    def _validate_id(self, field: str, value: object, kind: str) -> str:
+        return validate_id_argument(field, value, kind, task_id=self.task_id)
