@@ -1,5 +1,5 @@
 """
-Every exception that a DAG author may meet.
+The exceptions of this package.
 
 ::
 

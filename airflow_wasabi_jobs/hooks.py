@@ -57,7 +57,7 @@ class WasabiJobsHook(BaseHook):
 
     def get_conn(self) -> JobsClient:
         """
-        Return the client of this connection. Its ``send`` takes requests of :mod:`airflow_wasabi_jobs.api.endpoints`.
+        Return the client of this connection.
 
         :raises ConnectionConfigError: if the connection does not exist or cannot be used.
         """
@@ -128,8 +128,8 @@ class WasabiJobsHook(BaseHook):
         :param job_id: the job's id (str).
         :return: ``path``, the URL of the metadata file, and ``destination``, its bucket.
         :raises ValueError: if ``job_id`` cannot be a job id.
-        :raises NotFoundError: if the job does not exist or has not completed. Right after a job has completed, the API
-            may not know the location yet.
+        :raises NotFoundError: if the job does not exist or has not completed. Right after a job has completed, the
+            location may not be available yet.
         :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
         return self._send(endpoints.get_job_metadata(_validate_job_id(job_id)))
@@ -156,7 +156,10 @@ class WasabiJobsHook(BaseHook):
         :raises ValueError: if ``status`` is unknown.
         :raises WasabiApiError: if a request fails, as in :meth:`get_job_status`.
         """
-        known_status = None if status is None else JobStatus(status)
+        try:
+            known_status = None if status is None else JobStatus(status)
+        except ValueError:
+            raise ValueError(f"status is {status!r}, but must be one of {', '.join(JobStatus)}.") from None
         return self._list({"batch": batch, "name": name, "status": known_status, "newest_first": newest_first})
 
     def get_batch_report(

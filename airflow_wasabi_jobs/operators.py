@@ -187,7 +187,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             max_error_count=self.max_error_count,
             fetch_metadata=self.fetch_metadata,
             resubmit_advice="Clear this task to submit a new job.",
-            file=f"{self.source['bucket']}/{self.source['object_key']}",
+            file=_file(self.source),
         )
 
     def _create_trigger(self, job_id: str) -> WasabiJobTrigger:
@@ -223,7 +223,7 @@ class WasabiSubmitJobOperator(BaseOperator):
                 self.log.info(
                     "Submitted job %s (%s), name %r, services %s.",
                     job_id,
-                    _file(submission),
+                    _file(submission["source"]),
                     submission["name"],
                     ", ".join(submission["services"]),
                 )
@@ -250,7 +250,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         # The XCom is missing if somebody deleted it meanwhile.
         submission = self._build_submission(context)
         jobs = self._list_jobs_with_retries(submission)
-        job = choose_job(jobs, if_exists="submit") or next(iter(jobs), None)
+        job = find_unfinished(jobs) or next(iter(jobs), None)
         if job is None:
             raise NotFoundError(
                 f"Task {self.task_id!r} waited for a job named {submission['name']!r}, but connection "
@@ -261,8 +261,10 @@ class WasabiSubmitJobOperator(BaseOperator):
     def _list_jobs_with_retries(self, submission: dict[str, Any]) -> list[Job]:
         import tenacity
 
+        from airflow_wasabi_jobs.api.client.retries import is_transient
+
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, WasabiApiError) and error.is_transient),
+            retry=tenacity.retry_if_exception(is_transient),
             wait=tenacity.wait_random_exponential(multiplier=LOOKUP_INTERVAL_SECONDS / 2, max=60),
             stop=tenacity.stop_after_delay(SUBMIT_RETRY_SECONDS),
             before_sleep=lambda state: self.log.warning(
@@ -292,7 +294,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             advice = "Use a unique name for each file, or omit name." if self.name is not None else _DEFAULT_NAME_ADVICE
             raise ValueError(
                 f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for "
-                f"{job.source.bucket}/{job.source.object_key}, not {_file(submission)}. {advice}"
+                f"{job.source.bucket}/{job.source.object_key}, not {_file(submission['source'])}. {advice}"
             )
         self.log.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
         return job.job_id
@@ -332,7 +334,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             raise ValueError(
                 f"if_exists of task {self.task_id!r} is {self.if_exists!r}, but must be 'reuse' or 'submit'."
             )
-        validate_integer("max_error_count", self.max_error_count, minimum=0, task_id=self.task_id)
+        validate_integer("max_error_count", self.max_error_count, minimum=0, optional=True, task_id=self.task_id)
         self._validate_seconds("poke_interval", self.poke_interval)
         validate_poke_interval(_to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
         if self.timeout is not None:
@@ -341,7 +343,9 @@ class WasabiSubmitJobOperator(BaseOperator):
     def _validate_seconds(self, field: str, value: object) -> None:
         seconds = value.total_seconds() if isinstance(value, timedelta) else value
         if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
-            raise ValueError(f"{field} of task {self.task_id!r} is {value!r}, but must be a number of seconds.")
+            raise ValueError(
+                f"{field} of task {self.task_id!r} is {value!r}, but must be a number of seconds, 0 or more."
+            )
 
     def _validate_conn_id(self) -> None:
         self.wasabi_conn_id = validate_id_argument(
@@ -359,14 +363,16 @@ def choose_job(jobs: Iterable[Job], *, if_exists: Literal["reuse", "submit"]) ->
     :param jobs: the jobs with the name of the submission, newest first.
     :param if_exists: whether a completed job is reused.
     """
-    completed = None
-    for job in jobs:
-        # A job with an unknown status may be unfinished: the wait finds out.
-        if job.status is None or not job.status.is_terminal:
-            return job
-        if job.status.value == "completed" and if_exists == "reuse":
-            completed = completed or job
-    return completed
+    jobs = list(jobs)
+    if unfinished := find_unfinished(jobs):
+        return unfinished
+    completed = (job for job in jobs if job.status is not None and job.status.value == "completed")
+    return next(completed, None) if if_exists == "reuse" else None
+
+
+def find_unfinished(jobs: Iterable[Job]) -> Job | None:
+    """Return the first job that has not finished. One with an unknown status may not have finished."""
+    return next((job for job in jobs if job.status is None or not job.status.is_terminal), None)
 
 
 def default_name(ti: Any) -> str:
@@ -388,5 +394,5 @@ def _to_seconds(duration: timedelta | float) -> float:
     return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
 
 
-def _file(submission: dict[str, Any]) -> str:
-    return f"{submission['source']['bucket']}/{submission['source']['object_key']}"
+def _file(source: Mapping[str, str]) -> str:
+    return f"{source['bucket']}/{source['object_key']}"

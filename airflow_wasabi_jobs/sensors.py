@@ -36,7 +36,7 @@ class WasabiJobSensor(WasabiBaseSensor):
     :param max_error_count: how many errors a completed job may have (int). Default: None, for any number.
     :param fetch_metadata: whether the XCom includes the location of the result (bool): ``{"metadata_path":
         "s3://…_metadata.json", "destination": {"bucket": "…", "region": "…"}}``. Right after a job has completed, the
-        API may not know the location yet: it is requested for up to a minute. Default: False.
+        location may not be available yet: it is requested for up to a minute. Default: False.
     :param deferrable: whether to wait in the triggerer, without a worker (bool). ``mode`` is then ignored, and
         ``poke_interval`` must be more than 0. Default: ``[operators] default_deferrable``.
     :param end_from_trigger: whether a job that completes within ``max_error_count`` ends a deferred task in the
@@ -69,7 +69,7 @@ class WasabiJobSensor(WasabiBaseSensor):
         self.end_from_trigger = end_from_trigger
         if job_id is None or isinstance(job_id, str):
             self._validate_id("job_id", job_id, "job id")
-        validate_integer("max_error_count", max_error_count, minimum=0, task_id=self.task_id)
+        validate_integer("max_error_count", max_error_count, minimum=0, optional=True, task_id=self.task_id)
 
     def _validate_rendered(self) -> None:
         super()._validate_rendered()
@@ -109,7 +109,7 @@ class WasabiBatchSensor(WasabiBaseSensor):
     "failures": ["<job id>", "<job id>"], "more_failures": 0}``, with at most 100 job ids.
 
     Too many failures fail the task without a retry. Errors, timeouts and ``soft_fail`` are as in
-    :class:`WasabiJobSensor`. A batch without jobs is waited for.
+    :class:`WasabiJobSensor`. The sensor keeps waiting while the batch has no jobs.
 
     :param batch: name of the batch that the jobs were submitted with (str, templated). It must match exactly.
     :param wasabi_conn_id: id of the :ref:`connection <howto/connection:wasabi>` (str, templated). Default:
@@ -117,8 +117,8 @@ class WasabiBatchSensor(WasabiBaseSensor):
     :param expected_jobs: number of jobs that the batch has at least (int, templated). Set it if jobs may be submitted
         after the first ones have finished. Default: None, for one job.
     :param max_failures: how many jobs may fail or be cancelled (int). Default: 0.
-    :param fail_fast: whether too many failures end the wait at once (bool), or when all jobs have finished. Default:
-        True.
+    :param fail_fast: whether too many failures end the wait at once (bool), instead of after all jobs have finished.
+        Default: True.
     :param deferrable: whether to wait in the triggerer, without a worker (bool). ``mode`` is then ignored, and
         ``poke_interval`` must be more than 0. Default: ``[operators] default_deferrable``.
     :param kwargs: arguments of Airflow's ``BaseSensorOperator``, as in :class:`WasabiJobSensor`.
@@ -147,10 +147,8 @@ class WasabiBatchSensor(WasabiBaseSensor):
         if submissions.is_literal(batch):
             self._validate_batch(batch)
         if submissions.is_literal(expected_jobs):
-            validate_integer("expected_jobs", expected_jobs, minimum=1, task_id=self.task_id)
-        if max_failures is None:
-            raise ValueError(f"max_failures of task {self.task_id!r} is None, but must be an integer.")
-        validate_integer("max_failures", max_failures, minimum=0, task_id=self.task_id)
+            validate_integer("expected_jobs", expected_jobs, minimum=1, optional=True, task_id=self.task_id)
+        validate_integer("max_failures", max_failures, minimum=0, optional=False, task_id=self.task_id)
 
     def _validate_batch(self, batch: object) -> None:
         owner = f" of task {self.task_id!r}"
@@ -162,7 +160,7 @@ class WasabiBatchSensor(WasabiBaseSensor):
         self._validate_batch(self.batch)
         if isinstance(self.expected_jobs, str) and self.expected_jobs.strip().isdecimal():
             self.expected_jobs = int(self.expected_jobs)
-        validate_integer("expected_jobs", self.expected_jobs, minimum=1, task_id=self.task_id)
+        validate_integer("expected_jobs", self.expected_jobs, minimum=1, optional=True, task_id=self.task_id)
 
     def _create_wait(self) -> Wait:
         return BatchWait(

@@ -1,4 +1,4 @@
-"""Triggers: the deferrable halves of the sensors, which run in the triggerer."""
+"""Triggers: they poll in the triggerer while a sensor or an operator is deferred."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class WasabiJobTrigger(BaseTrigger):
     The payload for a finished job is its report, ``{"job_id", "status", "error_count"}``, whatever its status. The
     payload for a permanent error is ``{"job_id", "error"}``. Transient errors do not end the wait.
 
-    Waits with the same ``poke_interval`` poll together. The first poll follows after half an interval to one and a
-    half, and not at once, because the sensor has polled before it defers.
+    Waits with the same ``poke_interval`` poll together, unless ``exponential_backoff`` is set. The first poll comes 0.5
+    to 1.5 intervals after the start, and not at once, because the sensor has polled before it defers.
 
     :param job_id: id of the job (str).
     :param wasabi_conn_id: id of the connection (str). The keys are not an argument, because Airflow stores arguments in

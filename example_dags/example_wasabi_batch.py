@@ -44,7 +44,7 @@ with DAG(
         deferrable=True,
     )
 
-    # Right after a job has completed, the API may not know the location of its result yet, so the task has retries.
+    # Right after a job has completed, the location of its result may not be available yet, so the task has retries.
     @task(retries=3, retry_delay=timedelta(seconds=30))
     def find_results(job_ids: list[str]) -> list[str]:
         """Return the locations of the results."""

@@ -103,7 +103,11 @@ def test_no_private_name_of_a_dependency_is_overridden() -> None:
             continue
         for name, cls in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
             bases = [base for base in cls.__mro__[1:] if not base.__module__.startswith(PACKAGE)]
-            private_names = [attribute for attribute in vars(cls) if re.match(r"_(?!_|abc_)", attribute)]
+            private_names = [
+                attribute
+                for attribute, value in vars(cls).items()
+                if re.match(r"_(?!_|abc_)", attribute) and callable(value)
+            ]
             if cls.__module__.startswith(PACKAGE) and not issubclass(cls, Enum):
                 overridden |= {
                     f"{name}.{attribute}"

@@ -567,7 +567,9 @@ class TestListJobs:
 
     @pytest.mark.parametrize("status", ["", "Failed", "None", "done", "failed ", 5])
     def test_invalid_status_is_rejected_immediately(self, connection_reads, status):
-        with pytest.raises(ValueError, match="is not a valid JobStatus"):
+        with pytest.raises(
+            ValueError, match="but must be one of submitted, preflight, in_progress, completed, failed, cancelled"
+        ):
             WasabiJobsHook("no_such_connection").list_jobs(status=status)
         assert connection_reads == []
 
@@ -958,7 +960,9 @@ class TestTestConnection:
                 id="keys in the error",
             ),
             pytest.param(
-                response(500), ["HTTP 500 Internal Server Error.", "This is usually temporary."], id="server error"
+                response(500),
+                ["HTTP 500 Internal Server Error.", "If this persists, contact Wasabi support."],
+                id="server error",
             ),
         ],
     )

@@ -1,26 +1,5 @@
 """
-Errors of requests to the AiR Jobs API.
-
-::
-
-    WasabiApiError
-    ├── ConnectionConfigError        the Airflow connection cannot be used; nothing was sent
-    ├── ApiConnectionError         * refused, reset, closed early, proxy or name server unavailable
-    │   ├── ApiTimeoutError        * no complete response in time
-    │   ├── HostNotFoundError        the host does not exist
-    │   └── TlsError                 the TLS handshake failed, or the certificate is not trusted
-    ├── ApiStatusError               an HTTP status other than 200
-    │   ├── RedirectError            3xx: redirects are not followed, to protect the keys
-    │   ├── BadRequestError          400
-    │   ├── AuthenticationError      401: wrong keys
-    │   ├── PermissionDeniedError    403: the user lacks a policy
-    │   ├── NotFoundError            404: no such job, or not the AiR Jobs API
-    │   ├── RateLimitError         * 429, or a 400 that reports a rate limit
-    │   └── ServerError            * 5xx, 408, 425
-    └── InvalidResponseError         the response is not what the API documents
-
-``*`` marks transient errors (:attr:`WasabiApiError.is_transient`). They say nothing about the job, and do not end a
-wait. All others are permanent: somebody has to act.
+Errors of requests to the AiR Jobs API. :mod:`airflow_wasabi_jobs.exceptions` shows them as a tree.
 
 None of these classes derives from ``AirflowException``, because a deferred sensor with ``soft_fail=True`` skips any
 ``AirflowException``, and a configuration error must not be skipped.

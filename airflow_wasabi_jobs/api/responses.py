@@ -96,10 +96,11 @@ def _status_error(settings: Settings, request: Request[Any], response: Response)
     error_code, text = _parse_error(settings, request, response)
     error_class: type[exceptions.WasabiApiError]
     match code:
-        case 400 if _is_rate_limit(response):
+        # Storage services throttle with a 400, so the API in front of them may, too.
+        case _ if code == 429 or (code == 400 and _is_rate_limit(response)):
             error_class, advice = exceptions.RateLimitError, "If this persists, raise poke_interval."
         case 400:
-            error_class, advice = exceptions.BadRequestError, "The API rejected the content of the request."
+            error_class, advice = exceptions.BadRequestError, "Correct the arguments that the API rejects."
         case 401:
             error_class = exceptions.AuthenticationError
             advice = "Check the access key (login) and secret key (password) of the connection."
@@ -111,20 +112,18 @@ def _status_error(settings: Settings, request: Request[Any], response: Response)
         case 407:
             error_class = exceptions.ApiStatusError
             advice = "Put the user and password of the proxy in 'proxy' in the connection's extra."
-        case 429:
-            error_class, advice = exceptions.RateLimitError, "If this persists, raise poke_interval."
         case _ if code in {408, 425} or code >= 500:
-            error_class, advice = exceptions.ServerError, "This is usually temporary."
+            error_class, advice = exceptions.ServerError, "If this persists, contact Wasabi support."
         case _ if 300 <= code < 400:
             error_class = exceptions.RedirectError
             advice = "Redirects are not followed, to protect your keys. Use the target URL as host."
         case _ if 400 <= code < 500:
             error_class, advice = (
                 exceptions.ApiStatusError,
-                "The API, or a gateway in front of it, rejected the request.",
+                "Check the host, and any gateway in front of the API.",
             )
         case _:
-            error_class, advice = exceptions.InvalidResponseError, f"The API documents 200. {CHECK_HOST}"
+            error_class, advice = exceptions.InvalidResponseError, f"Only HTTP 200 is expected. {CHECK_HOST}"
     return error_class(
         error_message(settings, request, _describe_status(code, error_code, text), advice),
         status_code=code,

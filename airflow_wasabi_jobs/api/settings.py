@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     """
     The settings of a client. Made by :func:`build_settings`.
 
-    :param name: what messages call the settings, such as ``connection 'wasabi_default'``.
+    :param name: how messages refer to the settings, such as ``connection 'wasabi_default'``.
     :param base_url: scheme, host, port and path prefix, without a slash at the end.
     :param access_key: the access key.
     :param secret_key: the secret key.
@@ -102,7 +102,7 @@ def build_settings(
     """
     Validate the fields of a connection and return them as settings.
 
-    :param name: what messages call the settings.
+    :param name: how messages refer to the settings.
     :param host: host name or base URL of the API, with or without scheme, port and path prefix.
     :param access_key: the access key.
     :param secret_key: the secret key.

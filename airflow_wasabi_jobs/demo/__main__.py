@@ -37,12 +37,12 @@ No account is needed. In the emulator, the name of a job determines how the job 
   analyse_interview  submits job completes-interview, waits for it and gets the location of its result
   submit_clips       submits jobs completes-clip and fails-clip as a batch, without waiting
   wait_for_clips     waits for the batch
-  wait_for_archive   waits for an existing job by its id, cancels-archive
+  wait_for_archive   waits for job cancels-archive, which the emulator creates at the first request
 
 Setting up a temporary Airflow; this takes a few seconds ..."""
 FINISH = """\
-All tasks ended as expected. The XCom of a successful task has the location of the result, and a job
-that failed or was cancelled fails its task at once, without a retry.
+All tasks ended as expected. The XCom of analyse_interview has the location of the result. A job that
+failed or was cancelled fails its task at once, without a retry.
 
 Next steps:
   - See it in the Airflow UI, with a scheduler and a triggerer:  make airflow

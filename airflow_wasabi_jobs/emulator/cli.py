@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="wasabi-air-emulator",
         description="A Wasabi AiR Jobs API on this machine, to try and test DAGs without an account. "
         "A status request for an id that begins with completes, fails, cancels or completes-with-3-errors creates "
-        "such a job.",
+        "such a job, and the name of a submitted job controls it in the same way. With -after-60-seconds appended, the "
+        "job takes that long.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")

@@ -162,8 +162,8 @@ def create_application(
 ) -> web.Application:
     """Return the web application of the emulated API."""
     api = _Api(EmulatedJobs(clock, behaviour.speed) if jobs is None else jobs, behaviour, clock)
-    faults = _Faults(behaviour, clock, log_request)
-    app = web.Application(middlewares=[faults.middleware])
+    middleware = _Middleware(behaviour, clock, log_request)
+    app = web.Application(middlewares=[middleware.handle])
     app.router.add_get("/jobs", api.list)
     app.router.add_post("/jobs", api.submit)
     app.router.add_get("/jobs/{job_id:[^/]+}", api.job)
@@ -173,7 +173,7 @@ def create_application(
     return app
 
 
-class _Faults:
+class _Middleware:
     """Authentication, latency, rate limit and faults, before a request reaches the API."""
 
     def __init__(
@@ -187,18 +187,18 @@ class _Faults:
         self._responses_to_lose = behaviour.lost_answers
 
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def handle(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if self._behaviour.latency_ms:
             await asyncio.sleep(self._behaviour.latency_ms / 1000)
         response = self._reject(request) or await _handle(handler, request)
-        is_lost = self._lose(request, response)
+        is_lost = self._take_lost_response(request, response)
         if is_lost and request.transport:
             request.transport.close()
         if self._log_request:
             self._log_request(f"{request.method} {request.raw_path} {'lost' if is_lost else response.status}")
         return response
 
-    def _lose(self, request: web.Request, response: web.Response) -> bool:
+    def _take_lost_response(self, request: web.Request, response: web.Response) -> bool:
         if not self._responses_to_lose or (request.method, response.status) != ("POST", 200):
             return False
         self._responses_to_lose -= 1

@@ -42,7 +42,7 @@ class Poll(msgspec.Struct, eq=False):
     A poll of one job, repeated until there is something to report.
 
     :param job_id: the job's id.
-    :param connection_name: what messages call the connection.
+    :param connection_name: how messages refer to the connection.
     :param interval: seconds between two polls.
     :param due_at: when to poll next, on the clock of the event loop.
     :param last_status: the last known status.

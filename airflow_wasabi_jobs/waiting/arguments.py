@@ -15,12 +15,13 @@ def validate_id_argument(field: str, value: object, kind: str, *, task_id: str) 
         raise ValueError(f"{field} of task {task_id!r} {error}. {CHECK_UPSTREAM}") from None
 
 
-def validate_integer(field: str, value: object, *, minimum: int, task_id: str) -> None:
-    """Raise ``ValueError`` unless a value is None or an integer of at least ``minimum``."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
-        raise ValueError(
-            f"{field} of task {task_id!r} is {value!r}, but must be None or an integer of at least {minimum}."
-        )
+def validate_integer(field: str, value: object, *, minimum: int, optional: bool, task_id: str) -> None:
+    """Raise ``ValueError`` unless a value is an integer of at least ``minimum``, or None if it is optional."""
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        allowed = f"{'None or ' if optional else ''}an integer of at least {minimum}"
+        raise ValueError(f"{field} of task {task_id!r} is {value!r}, but must be {allowed}.")
 
 
 def validate_poke_interval(seconds: float, *, deferrable: bool, task_id: str) -> None:

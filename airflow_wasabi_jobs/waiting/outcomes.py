@@ -22,7 +22,7 @@ def job_outcome(
     Return the XCom of a wait for a job that has finished, or raise its failure.
 
     :param report: the report of the job, whose status is terminal.
-    :param job: what messages call the job, such as ``Job '12345' (connection 'wasabi_default')``.
+    :param job: how messages refer to the job, such as ``Job '12345' (connection 'wasabi_default')``.
     :param max_error_count: how many errors a completed job may have, or None for any number.
     :param error_code: the error code of a job that failed, or None if it is unknown.
     :param resubmit_advice: how to submit a new job, such as ``Clear this task to submit a new job.``
@@ -53,7 +53,7 @@ def batch_outcome(report: BatchReport, *, batch: str, max_failures: int, failure
     Return the XCom of a wait for a batch that has finished, or raise its failure.
 
     :param report: the report of the batch.
-    :param batch: what messages call the batch, such as ``Batch 'a' (connection 'wasabi_default')``.
+    :param batch: how messages refer to the batch, such as ``Batch 'a' (connection 'wasabi_default')``.
     :param max_failures: how many jobs may fail or be cancelled.
     :param failures: descriptions of the first jobs that failed or were cancelled.
     :raises WasabiBatchFailed: if too many jobs failed or were cancelled.

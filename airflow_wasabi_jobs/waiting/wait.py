@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.models import JobErrors, JobMetadata, JobReport
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
-# Right after a job has completed, the API may not know the location of its result yet.
+# Right after a job has completed, the location of its result may not be available yet.
 RESULT_LOCATION_TIMEOUT_SECONDS, RESULT_LOCATION_POLL_SECONDS = 60.0, 2.0
 MAX_DESCRIBED_FAILURES = 10
 
@@ -41,7 +41,7 @@ class Wait(ABC):
     @property
     @abstractmethod
     def subject(self) -> str:
-        """What log lines call it, such as ``Job '12345'``."""
+        """How log lines refer to it, such as ``Job '12345'``."""
 
     @abstractmethod
     def _poll(self) -> XCom | None:
@@ -162,7 +162,7 @@ class JobWait(Wait):
 
     @property
     def subject(self) -> str:
-        """What log lines call it, such as ``Job '12345' (media/monday.mp4)``."""
+        """How log lines refer to it, such as ``Job '12345' (media/monday.mp4)``."""
         return f"Job {self._job_id!r}" + (f" ({self._file})" if self._file else "")
 
     def _describe(self) -> str:
@@ -235,7 +235,7 @@ class BatchWait(Wait):
 
     @property
     def subject(self) -> str:
-        """What log lines call it, such as ``Batch 'a'``."""
+        """How log lines refer to it, such as ``Batch 'a'``."""
         return f"Batch {self._batch!r}"
 
     def _poll(self) -> XCom | None:

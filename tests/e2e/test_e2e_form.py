@@ -251,7 +251,7 @@ class TestForm:
         form = page.add("unsaved")
         assert list(form.fields("Standard Fields")) == STANDARD
         assert form.find("Base URL").get_attribute("placeholder") == "https://air.example.com"
-        assert form.find("Port").get_attribute("placeholder") == "443, or the one in the Base URL"
+        assert form.find("Port").get_attribute("placeholder") == "443 (required for Test on Airflow 3.3.1 and 3.3.2)"
 
     def test_option_fields_have_a_description(self, page: Page) -> None:
         form = page.add("unsaved")
@@ -317,8 +317,8 @@ class TestConnection:
         add(page, "out_of_bounds", emulator, connect_timeout=0)
 
         assert page.test("out_of_bounds") == (
-            "Test Connection Failed\nThe 'connect_timeout' in the extra of this connection can't be used: "
-            "it must be a number of seconds, more than 0 and at most 600."
+            "Test Connection Failed\n'connect_timeout' in the extra of this connection must be a number of seconds, "
+            "more than 0 and at most 600."
         )
 
     def test_edited_connection_keeps_its_secrets(self, page: Page, emulator: Emulator) -> None:

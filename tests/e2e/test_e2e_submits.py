@@ -74,4 +74,4 @@ def test_batch(airflow: Airflow, runs: dict[str, str]) -> None:
         "failures": [ids[2]],
         "more_failures": 0,
     }
-    assert f"{ids[2]} (INTERNAL_ERROR)" in airflow.log("e2e_batch", run_id, "fails")
+    assert f"(job {ids[2]}, INTERNAL_ERROR)" in airflow.log("e2e_batch", run_id, "fails")

@@ -74,7 +74,7 @@ class AsyncJobsClient:
 
         :param request: the request.
         :param deadline: when the response must be complete, on the monotonic clock.
-        :param name: what messages call the settings, instead of their own name.
+        :param name: how messages refer to the settings, instead of their own name.
         :raises WasabiApiError: if there is no result.
         """
         settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings

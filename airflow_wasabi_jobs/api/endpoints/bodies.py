@@ -130,6 +130,7 @@ def parse_job(job_id: str, body: bytes) -> Job:
     """Parse the response of ``GET /jobs/{Id}``."""
     record = msgspec.json.decode(body, type=_JobBody)
     _check_id(job_id, record.Id)
+    # Unlike in a list, an unknown status is an error.
     _parse_job_status(record.Status)
     return _to_job(record)
 
