@@ -149,10 +149,10 @@ class WasabiSubmitJobOperator(BaseOperator):
         context["ti"].xcom_push(key="job_id", value=job_id)
         if not self.wait_for_completion:
             return job_id
-        timeout_at = time.time() + self._timeout_seconds
         wait = self._create_wait(job_id)
         if not self.deferrable:
             return wait.poll_until_finished(_to_seconds(self.poke_interval))
+        timeout_at = time.time() + self._timeout_seconds
         return wait.poll() or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:

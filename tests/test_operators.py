@@ -46,6 +46,7 @@ every_transient_fault = pytest.mark.parametrize(
         pytest.param(response(408), id="408"),
         pytest.param(reset(), id="reset"),
         pytest.param(cut(response(200, '{"Job": {"Id"')[:-3]), id="truncated"),
+        pytest.param(cut(b"This is not HTTP.\r\n\r\n"), id="not-http"),
         pytest.param(HANG, id="timeout"),
     ],
 )
@@ -57,7 +58,6 @@ every_invalid_response = pytest.mark.parametrize(
         pytest.param(json_response({"Job": {"Status": "submitted"}}), id="no-id"),
         pytest.param(json_response({"Job": {"Id": "", "Status": "submitted"}}), id="empty-id"),
         pytest.param(json_response({"Job": {"Id": "12345", "Status": "submitted"}}, 201), id="201"),
-        pytest.param(cut(b"This is not HTTP.\r\n\r\n"), id="not-http"),
     ],
 )
 every_permanent_error = pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import idle_clock
 import pytest
@@ -16,8 +17,16 @@ from aiohttp import web
 
 from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.api.models import JobReport
-from airflow_wasabi_jobs.api.settings import Settings, build_settings
-from airflow_wasabi_jobs.polling import Subscription, job_lists, poller, rate_limiter, registry, subscription
+from airflow_wasabi_jobs.api.settings import Settings
+from airflow_wasabi_jobs.polling import (
+    Subscription,
+    job_lists,
+    poll_group,
+    rate_limiter,
+    registry,
+    request_queue,
+    subscription,
+)
 
 pytestmark = pytest.mark.long
 
@@ -256,7 +265,7 @@ def test_wrong_list_changes_and_delays_no_outcome(lists: Any) -> None:
 
 def test_outdated_list_delays_the_outcome_by_a_few_polls_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "MAX_LIST_POLLS", 4)
-    monkeypatch.setattr(poller, "MAX_LIST_POLLS", 4)
+    monkeypatch.setattr(poll_group, "MAX_LIST_POLLS", 4)
     stale = [{"Id": job_id, "Status": "in_progress"} for job_id in running(30)]
 
     async def stale_list(*_: Any) -> Any:
@@ -379,7 +388,7 @@ class TestRequestCount:
             async with serve_account(running(300, "completed")) as api:
                 api.latency = 0.01
                 await gather_all(WaitGroup(api).start(*api.jobs))
-                assert api.max_in_flight <= poller.MAX_CONCURRENT_REQUESTS
+                assert api.max_in_flight <= request_queue.MAX_CONCURRENT_REQUESTS
 
         idle_clock.run(main())
 
@@ -441,13 +450,11 @@ class TestTiming:
     def test_next_poll_time(self, monkeypatch: pytest.MonkeyPatch, now: float, first: bool, expected: float) -> None:
         async def main() -> None:
             loop = asyncio.get_running_loop()
-            account_poller = poller.Poller(
-                build_settings(name="", host="air.example.com", access_key="a", secret_key="b")
-            )
+            group = poll_group.PollGroup(Mock(), Mock(), Mock())
             monkeypatch.setattr(loop, "time", lambda: 100.0)
-            account_poller.next_due_time(10.0, first=True)
+            group.next_due_time(10.0, first=True)
             monkeypatch.setattr(loop, "time", lambda: 100.0 + now)
-            assert account_poller.next_due_time(10.0, first=first) == pytest.approx(100.0 + expected)
+            assert group.next_due_time(10.0, first=first) == pytest.approx(100.0 + expected)
             monkeypatch.undo()
 
         idle_clock.run(main())
@@ -616,9 +623,9 @@ def test_429_without_retry_after_backs_off_exponentially() -> None:
             delays.append(round(limiter._paused_until - loop.time()))
         assert delays[:4] == [5, 10, 20, 40]
         assert delays[-1] == rate_limiter.MAX_PAUSE_SECONDS
-        limiter.record_success()
         limiter._not_paused.set()
         limiter._paused_until = 0.0
+        limiter.record_success()
         limiter.record_error(exceptions.RateLimitError("too many"))
         assert round(limiter._paused_until - loop.time()) == 5
 

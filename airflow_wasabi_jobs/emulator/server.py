@@ -233,7 +233,7 @@ class _ListQuery(msgspec.Struct, rename="camel"):
 
 
 class _Api:
-    """The six endpoints."""
+    """The endpoints."""
 
     def __init__(self, jobs: EmulatedJobs, behaviour: Behaviour, clock: Callable[[], float]) -> None:
         self._jobs = jobs

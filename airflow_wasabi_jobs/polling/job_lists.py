@@ -31,7 +31,7 @@ class UnfinishedJobLists:
     def __init__(self) -> None:
         self._page_counts = dict.fromkeys(_UNFINISHED, 1)
         self._polls_to_skip, self._useless_polls = 0, 0
-        self._requests = 0
+        self._longest_page = 0
 
     async def find_running(
         self, last_statuses: dict[str, JobStatus | None], send: SendPage, timeout_seconds: float
@@ -49,15 +49,15 @@ class UnfinishedJobLists:
             self._polls_to_skip -= 1
             return {}
         running: dict[str, JobStatus] = {}
-        self._requests = 0
+        requests = 0
         try:
             async with asyncio.timeout(timeout_seconds):
                 for status in _UNFINISHED:
-                    await self._read_list(status, last_statuses, running, send)
+                    requests += await self._read_list(status, last_statuses, running, send, requests)
         except (TimeoutError, WasabiApiError):
             is_useful = False
         else:
-            is_useful = len(running) > self._requests
+            is_useful = len(running) > requests
         self._useless_polls = 0 if is_useful else self._useless_polls + 1
         self._polls_to_skip = 0 if is_useful else min(2 ** (self._useless_polls - 1), MAX_SKIPPED_POLLS)
         return running
@@ -68,7 +68,9 @@ class UnfinishedJobLists:
         last_statuses: dict[str, JobStatus | None],
         running: dict[str, JobStatus],
         send: SendPage,
-    ) -> None:
+        requests_before: int,
+    ) -> int:
+        """Add the jobs of a list to those that are running, and return the number of requests."""
         # A job does not return to an earlier status, so one that was in progress is in no list before that.
         missing = {
             job_id
@@ -84,14 +86,13 @@ class UnfinishedJobLists:
                 MAX_CONCURRENT_PAGES,
                 math.ceil(len(missing) / endpoints.MAX_PAGE_SIZE),
                 max(self._page_counts[status] - number, number, 1),
-                len(last_statuses) // 2 - self._requests,
+                len(last_statuses) // 2 - requests_before - number,
             )
             if count < 1:
                 break
             requests = [
                 endpoints.list_job_summaries(status=status, page_number=number + step) for step in range(1, count + 1)
             ]
-            self._requests += count
             number += count
             for page in await asyncio.gather(*map(send, requests)):
                 if isinstance(page, WasabiApiError):
@@ -103,5 +104,8 @@ class UnfinishedJobLists:
                 running |= found
                 missing -= found.keys()
                 useless_pages = 0 if len(found) > 1 else useless_pages + 1
-                is_last = is_last or len(page) < endpoints.MAX_PAGE_SIZE
+                # A server may have a smaller limit for the size of a page.
+                self._longest_page = max(self._longest_page, len(page))
+                is_last = is_last or not page or len(page) < self._longest_page
         self._page_counts[status] = number
+        return number

@@ -39,8 +39,9 @@ class RateLimiter:
             loop.call_at(self._paused_until, self._resume, self._paused_until)
 
     def record_success(self) -> None:
-        """Reset the backoff."""
-        self._pauses_in_a_row = 0
+        """Reset the backoff, unless the response belongs to a request that was sent before a pause."""
+        if self._not_paused.is_set():
+            self._pauses_in_a_row = 0
 
     def _resume(self, planned: float) -> None:
         if planned == self._paused_until:

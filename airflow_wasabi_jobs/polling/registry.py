@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import msgspec
 
@@ -30,7 +30,12 @@ class Registry:
     @classmethod
     def of_running_loop(cls) -> Registry:
         """Return the registry of the running event loop."""
-        return _registries.setdefault(asyncio.get_running_loop(), cls())
+        loop = asyncio.get_running_loop()
+        reference = _registries.get(loop)
+        existing = reference() if reference else None
+        registry = existing or cls()
+        _registries[loop] = ref(registry)
+        return registry
 
     def get_connection(self, conn_id: str, read_settings: ReadSettings) -> Connection:
         """Return the connection with that id."""
@@ -61,8 +66,9 @@ class Registry:
             await poller.close()
 
 
-# Event loops of one process share nothing. The registry of a loop that was closed during waits goes with the loop.
-_registries: WeakKeyDictionary[asyncio.AbstractEventLoop, Registry] = WeakKeyDictionary()
+# Event loops of one process share nothing. Only subscriptions hold a registry, so that the registry of a loop that was
+# closed during waits is released with it.
+_registries: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Registry]] = WeakKeyDictionary()
 
 
 class Connection:

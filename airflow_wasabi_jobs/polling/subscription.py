@@ -7,13 +7,15 @@ import random
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError
-from airflow_wasabi_jobs.api.models import JobReport, JobStatus
-from airflow_wasabi_jobs.polling.poller import MAX_LIST_POLLS, Poll, Poller
+from airflow_wasabi_jobs.polling.poll import Poll
+from airflow_wasabi_jobs.polling.poll_group import MAX_LIST_POLLS
 from airflow_wasabi_jobs.polling.registry import Registry, account_of
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.endpoints import Request
+    from airflow_wasabi_jobs.api.models import JobReport, JobStatus
     from airflow_wasabi_jobs.api.settings import Settings
+    from airflow_wasabi_jobs.polling.poller import Poller
     from airflow_wasabi_jobs.polling.registry import ReadSettings
 
 T = TypeVar("T")
@@ -31,11 +33,8 @@ class Subscription:
         self._registry = Registry.of_running_loop()
         self._connection = self._registry.get_connection(conn_id, read_settings)
         self._poller: Poller | None = None
-        self._last_status: JobStatus | None = None
+        self._poll: Poll | None = None
         self._started_at = asyncio.get_running_loop().time()
-        self._poll_count = 0
-        # A random start, so that waits that begin together do not request their statuses together.
-        self._list_polls = -random.randrange(MAX_LIST_POLLS)  # noqa: S311 - jitter, not a secret
 
     async def __aenter__(self) -> Self:
         self._connection.subscriptions += 1
@@ -59,25 +58,30 @@ class Subscription:
         :return: the job's own report; or, while the job is running, the status that a list shows.
         :raises WasabiApiError: the error of the status request, or of the connection.
         """
-        poller = await self._get_poller(await self._connection.get_settings(since=self._started_at))
-        now = asyncio.get_running_loop().time()
-        due_at = poller.next_due_time(interval, first=not self._poll_count) if align else now + interval
-        self._poll_count += 1
-        poll = self._create_poll(job_id, interval, due_at, now + report_unchanged_after if align else now)
-        try:
-            result = await poller.poll(poll)
-        except AuthenticationError:
-            settings = await self._connection.refresh_settings(since=poll.due_at)
-            if account_of(settings) == poller.account:
-                raise
+        loop = asyncio.get_running_loop()
+        settings = await self._connection.get_settings(since=self._started_at)
+        is_first = self._poll is None
+        poll = self._poll = self._poll or Poll(
+            job_id=job_id,
+            connection_name=self._connection.name,
+            # A random start, so that waits that begin together do not request their statuses together.
+            list_polls=random.randrange(MAX_LIST_POLLS // 2),  # noqa: S311 - jitter, not a secret
+            result=loop.create_future(),
+        )
+        poll.interval, poll.due_at = interval, loop.time() + interval
+        poll.report_unchanged_at = loop.time() + (report_unchanged_after if align else 0)
+        poll.result = loop.create_future()
+        while True:
             poller = await self._get_poller(settings)
-            poll = self._create_poll(job_id, interval, poll.due_at, now)
-            result = await poller.poll(poll)
-        if isinstance(result, JobStatus):
-            self._last_status, self._list_polls = result, poll.list_polls
-        else:
-            self._last_status, self._list_polls = result.status, 0
-        return result
+            sent_at = loop.time()
+            try:
+                return await poller.poll(poll, align=align, first=is_first)
+            except AuthenticationError:
+                settings = await self._connection.refresh_settings(since=max(sent_at, poll.due_at))
+                if account_of(settings) == poller.account:
+                    raise
+            # The keys have changed: poll again, at once.
+            poll.result, poll.due_at, align = loop.create_future(), loop.time(), False
 
     async def send(self, request: Request[T]) -> T:
         """
@@ -86,28 +90,16 @@ class Subscription:
         :param request: the request.
         :raises WasabiApiError: if there is no result.
         """
-        started_at = asyncio.get_running_loop().time()
-        poller = await self._get_poller(await self._connection.get_settings(since=self._started_at))
-        try:
-            return await poller.send(request, self._connection.name)
-        except AuthenticationError:
-            settings = await self._connection.refresh_settings(since=started_at)
-            if account_of(settings) == poller.account:
-                raise
-        poller = await self._get_poller(settings)
-        return await poller.send(request, self._connection.name)
-
-    def _create_poll(self, job_id: str, interval: float, due_at: float, report_unchanged_at: float) -> Poll:
-        return Poll(
-            job_id=job_id,
-            connection_name=self._connection.name,
-            interval=interval,
-            due_at=due_at,
-            last_status=self._last_status,
-            list_polls=self._list_polls,
-            report_unchanged_at=report_unchanged_at,
-            result=asyncio.get_running_loop().create_future(),
-        )
+        settings = await self._connection.get_settings(since=self._started_at)
+        while True:
+            poller = await self._get_poller(settings)
+            sent_at = asyncio.get_running_loop().time()
+            try:
+                return await poller.send(request, self._connection.name)
+            except AuthenticationError:
+                settings = await self._connection.refresh_settings(since=sent_at)
+                if account_of(settings) == poller.account:
+                    raise
 
     async def _get_poller(self, settings: Settings) -> Poller:
         if self._poller is None or self._poller.account != account_of(settings):
@@ -118,4 +110,6 @@ class Subscription:
     async def _release_poller(self) -> None:
         poller, self._poller = self._poller, None
         if poller is not None:
+            if self._poll is not None:
+                poller.leave(self._poll)
             await self._registry.release_poller(poller)

@@ -259,12 +259,12 @@ def test_connection_refused_is_a_transient_error(expect_error):
     ],
     ids=["text", "SSH", "invalid status"],
 )
-def test_response_that_is_not_http_is_a_permanent_error(expect_error, script):
+def test_response_that_is_not_http_is_a_transient_error(expect_error, script):
     with Loopback(script) as server:
-        error = expect_error(exceptions.InvalidResponseError, server, retries=2)
+        error = expect_error(exceptions.ApiConnectionError, server)
 
-    assert "is not HTTP" in str(error)
-    assert len(server.requests) == 1
+    assert error.is_transient
+    assert "is not valid HTTP. Check that the host is the base URL" in str(error)
 
 
 def test_truncated_gzip_body_is_an_invalid_response(expect_error):
@@ -474,7 +474,6 @@ NOT_RETRIED = {
     "407": response(407),
     "not JSON": response(200, "<html>"),
     "unknown job status": status_response("unheard-of"),
-    "not HTTP": cut(b"Hello\r\n\r\n"),
 }
 
 

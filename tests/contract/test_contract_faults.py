@@ -112,7 +112,7 @@ FAULTS = {
     "declared as gzip": Fault(exceptions.InvalidResponseError, response(200, BODY, Content_Encoding="gzip")),
     "undeclared gzip": Fault(exceptions.InvalidResponseError, response(200, gzip.compress(BODY))),
     "UTF-16": Fault(exceptions.InvalidResponseError, response(200, BODY.decode().encode("utf-16"))),
-    "not HTTP": Fault(exceptions.InvalidResponseError, cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")),
+    "not HTTP": Fault(exceptions.ApiConnectionError, cut(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")),
     "201": Fault(exceptions.InvalidResponseError, response(201, BODY)),
     "204": Fault(exceptions.InvalidResponseError, response(204, Content_Length="")),
     # Permanent error responses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -15,12 +14,14 @@ import yarl
 from airflow_wasabi_jobs.api import endpoints, responses
 from airflow_wasabi_jobs.api.client.connection_errors import connection_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, with_environment_proxy
-from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, check_body_size, retry_arguments
+from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
 
 T = TypeVar("T")
+
+MAX_HEADER_BYTES = 64 * 1024
 
 
 class AsyncJobsClient:
@@ -46,7 +47,11 @@ class AsyncJobsClient:
         tracing.on_request_headers_sent.append(_start_read_timeout)
         self._session = aiohttp.ClientSession(
             # ThreadedResolver tells a host that does not exist from a name server that is busy.
-            connector=aiohttp.TCPConnector(ssl=context, resolver=aiohttp.ThreadedResolver()),
+            # No limit of connections here: time in its queue would count as time to connect.
+            connector=aiohttp.TCPConnector(ssl=context, resolver=aiohttp.ThreadedResolver(), limit=0),
+            # As tolerant as http.client, so that a large cookie has the same outcome in both clients.
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=[tracing],
         )
@@ -63,24 +68,22 @@ class AsyncJobsClient:
 
         :raises WasabiApiError: the error of the last attempt.
         """
-        deadline = time.monotonic() + self._settings.total_timeout
-        return await tenacity.AsyncRetrying(**retry_arguments(self._settings, request))(
-            self.send_once, request, deadline
-        )
+        deadline = Deadline(self._settings)
+        retrying = tenacity.AsyncRetrying(**retry_arguments(self._settings, request, deadline))
+        return await retrying(self.send_once, request, deadline)
 
-    async def send_once(self, request: endpoints.Request[T], deadline: float, name: str | None = None) -> T:
+    async def send_once(self, request: endpoints.Request[T], deadline: Deadline, name: str | None = None) -> T:
         """
         Send a request once, and return its result.
 
         :param request: the request.
-        :param deadline: when the response must be complete, on the monotonic clock.
+        :param deadline: when the response must be complete.
         :param name: how messages refer to the settings, instead of their own name.
         :raises WasabiApiError: if there is no result.
         """
         settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings
         connect_timeout = settings.options.connect_timeout
-        left = deadline - time.monotonic() - connect_timeout
-        read_timeout = max(0.001, min(settings.options.read_timeout, left))
+        read_timeout = max(0.001, min(settings.options.read_timeout, deadline.seconds_to_read()))
         try:
             async with (
                 asyncio.timeout(connect_timeout) as timeout,

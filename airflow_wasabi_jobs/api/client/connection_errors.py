@@ -67,8 +67,6 @@ def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiErro
         return exceptions.InvalidResponseError, "The response is larger than allowed", responses.CHECK_HOST
     if find(*_UNDECODABLE):
         return exceptions.InvalidResponseError, "The response body cannot be decompressed", responses.CHECK_HOST
-    if find(aiohttp.http_exceptions.BadStatusLine) or _is_not_http(find(http.client.BadStatusLine)):
-        return exceptions.InvalidResponseError, "The response is not HTTP", responses.CHECK_HOST
     if lookup:
         return exceptions.ApiConnectionError, "The name server did not respond", responses.CHECK_HOST_AND_PORT
     if find(TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError):
@@ -77,12 +75,16 @@ def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiErro
         return exceptions.ApiConnectionError, "Proxy not reachable", "If this persists, check the proxy."
     if find(ConnectionRefusedError):
         return exceptions.ApiConnectionError, "Connection refused", responses.CHECK_HOST_AND_PORT
+    if _is_malformed(find(http.client.BadStatusLine, http.client.LineTooLong, aiohttp.ClientResponseError)):
+        # Transient, because the parsers differ in what they tolerate, and a wait must not depend on that.
+        return exceptions.ApiConnectionError, "The response is not valid HTTP", responses.CHECK_HOST
     return exceptions.ApiConnectionError, responses.CONNECTION_CLOSED, responses.CHECK_HOST_AND_PORT
 
 
-def _is_not_http(error: BaseException | None) -> bool:
+def _is_malformed(error: BaseException | None) -> bool:
     # A status line without its end is one that the connection was closed in.
-    return isinstance(error, http.client.BadStatusLine) and str(error.args[0]).endswith("\n")
+    is_cut = isinstance(error, http.client.BadStatusLine) and not str(error.args[0]).endswith("\n")
+    return error is not None and not is_cut
 
 
 def _classify_proxy_status(status_code: int) -> tuple[type[exceptions.WasabiApiError], str, str]:

@@ -13,7 +13,7 @@ import urllib3.exceptions
 from airflow_wasabi_jobs.api import endpoints, responses
 from airflow_wasabi_jobs.api.client.connection_errors import connection_error, interim_response_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, find_ca_bundle, with_environment_proxy
-from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, check_body_size, retry_arguments
+from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
@@ -56,15 +56,15 @@ class JobsClient:
 
         :raises WasabiApiError: the error of the last attempt.
         """
-        deadline = time.monotonic() + self.settings.total_timeout
-        result: T = tenacity.Retrying(**retry_arguments(self.settings, request))(self._send_once, request, deadline)
+        deadline = Deadline(self.settings)
+        retrying = tenacity.Retrying(**retry_arguments(self.settings, request, deadline))
+        result: T = retrying(self._send_once, request, deadline)
         return result
 
-    def _send_once(self, request: endpoints.Request[T], deadline: float) -> T:
+    def _send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
         options = self.settings.options
         # The read timeout of requests is for each read. Two reads can take that long: of the headers, and the last one.
-        left = deadline - time.monotonic() - options.connect_timeout
-        read_timeout = max(0.001, min(options.read_timeout, left / 2))
+        read_timeout = max(0.001, min(options.read_timeout, deadline.seconds_to_read() / 2))
         try:
             with self._session.request(
                 request.method,
@@ -78,7 +78,8 @@ class JobsClient:
                 # http.client skips 100 only, and the final response would be read as that of the next request.
                 if response.status_code in {102, 103}:
                     raise interim_response_error(self.settings, request, response.status_code)
-                body_deadline = min(time.monotonic(), deadline - 2 * read_timeout) + read_timeout
+                body_timeout = min(read_timeout, deadline.seconds_left() - read_timeout)
+                body_deadline = time.monotonic() + body_timeout
                 body = bytearray()
                 while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
                     body += chunk

@@ -1,0 +1,77 @@
+"""The requests of one account: bounded, in order of arrival, within the rate limit."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import tenacity
+
+from airflow_wasabi_jobs.api.client.retries import Deadline, retry_arguments
+from airflow_wasabi_jobs.api.exceptions import AuthenticationError, WasabiApiError
+from airflow_wasabi_jobs.polling.rate_limiter import RateLimiter
+
+if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.client import AsyncJobsClient
+    from airflow_wasabi_jobs.api.endpoints import Request
+    from airflow_wasabi_jobs.api.settings import Settings
+
+T = TypeVar("T")
+
+MAX_CONCURRENT_REQUESTS = 64
+
+
+class RequestQueue:
+    """
+    Sends the requests of an account. Time in the queue does not count for the timeouts of a request.
+
+    :param client: the client, which is open.
+    :param account: the settings of the account.
+    """
+
+    def __init__(self, client: AsyncJobsClient, account: Settings) -> None:
+        self.rate_limiter = RateLimiter()
+        self._client = client
+        self._account = account
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+        self._rejection: AuthenticationError | None = None
+        self._rejected_at = -math.inf
+
+    async def send(self, request: Request[T], connection_name: str | None = None, *, since: float) -> T:
+        """
+        Send a request and return its result.
+
+        :param request: the request.
+        :param connection_name: how messages refer to the connection.
+        :param since: when the request was queued, on the clock of the event loop. If the keys were rejected after that,
+            the request is not sent.
+        :raises WasabiApiError: if there is no result.
+        """
+        deadline = Deadline(self._account)
+
+        async def send_once() -> T:
+            queued_at = time.monotonic()
+            async with self._slots:
+                await self.rate_limiter.wait()
+                deadline.postpone(time.monotonic() - queued_at)
+                if self._rejection is not None and self._rejected_at >= since:
+                    raise copy.copy(self._rejection)
+                try:
+                    result = await self._client.send_once(request, deadline, connection_name)
+                except WasabiApiError as error:
+                    self._record_error(error)
+                    raise
+            self.rate_limiter.record_success()
+            return result
+
+        retrying = tenacity.AsyncRetrying(**retry_arguments(self._account, request, deadline))
+        result: T = await retrying(send_once)
+        return result
+
+    def _record_error(self, error: WasabiApiError) -> None:
+        self.rate_limiter.record_error(error)
+        if isinstance(error, AuthenticationError):
+            self._rejection, self._rejected_at = error, asyncio.get_running_loop().time()
