@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_wasabi_jobs import exceptions, hooks, operators, sensors, triggers
+from airflow_wasabi_jobs.api import batches, models
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -43,6 +44,46 @@ def test_every_public_class_is_in_the_reference(module: object) -> None:
     documented = [cls.__name__ for cls in public if not cls.__name__.startswith("_")]
     assert documented
     assert [cls for cls in documented if f".. autoclass:: {name}.{cls}\n" not in reference] == []
+
+
+# What forms and triggers call, and not the author of a DAG.
+INTERNAL_HOOK_METHODS = {"aread_settings", "get_connection_form_widgets", "get_ui_field_behaviour"}
+HOOK_METHODS = sorted(
+    name
+    for name, member in vars(hooks.WasabiJobsHook).items()
+    if callable(getattr(member, "__func__", member)) and not name.startswith("_") and name not in INTERNAL_HOOK_METHODS
+)
+
+
+def test_every_method_of_the_hook_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "hooks.md").read_text()
+    (members,) = re.findall(r":members:(.+?)\n```", page, re.DOTALL)
+
+    assert "get_job_status" in HOOK_METHODS
+    assert sorted(re.findall(r"\w+", members)) == HOOK_METHODS
+
+
+def test_the_readme_names_the_methods_of_the_hook_that_send_requests() -> None:
+    (row,) = re.findall(r"^\| Use the API .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+    # The others are a variant of get_job_status, the client, and the Test button.
+    expected = set(HOOK_METHODS) - {"aget_job_status", "get_conn", "test_connection"}
+    assert set(re.findall(r"`(\w+)`", row)) - {"WasabiJobsHook"} == expected
+
+
+def test_every_model_that_the_hook_returns_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "models.md").read_text()
+    public = {
+        name
+        for module in (models, batches)
+        for name, cls in vars(module).items()
+        if isinstance(cls, type) and cls.__module__ == module.__name__
+    }
+
+    assert "JobReport" in public
+    # The poller uses the one, and submit_job makes the other of its arguments.
+    internal = {"JobSummary", "Submission"}
+    assert [name for name in sorted(public - internal) if not re.search(rf"\b{name}\b", page)] == []
 
 
 def test_every_exception_is_in_the_reference() -> None:

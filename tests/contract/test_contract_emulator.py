@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
+from urllib.parse import unquote
 
 import api_description
 import pytest
@@ -14,8 +16,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
+from airflow_wasabi_jobs.api import endpoints
+from airflow_wasabi_jobs.api.models import Destination, Source, Submission
 from airflow_wasabi_jobs.emulator import AirEmulator
-from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
+from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, create_application
 
 KEYS = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
 CONFORMANCE_CHECKS = [
@@ -47,15 +51,56 @@ def emulator() -> Any:
         yield emulator
 
 
-def test_every_endpoint_is_described() -> None:
-    assert {endpoint.label for endpoint in ENDPOINTS} == {
-        "GET /jobs",
-        "POST /jobs",
-        "GET /jobs/{Id}",
-        "GET /jobs/{Id}/status",
-        "GET /jobs/{Id}/errors",
-        "GET /jobs/{Id}/metadata",
+# By the name of the parameter. The id is that of the description, so that paths are equal.
+ARGUMENTS = {
+    "job_id": "{Id}",
+    "batch": "a batch",
+    "submission": Submission(
+        name="a job",
+        source=Source(bucket="media", object_key="a.mp4"),
+        destination=Destination(bucket="results", region="us-east-1"),
+        services={"ocr": ""},
+    ),
+}
+
+
+def client_operations() -> dict[str, str]:
+    """Return the operation of each function of the endpoints that makes a request, such as ``GET /jobs/{Id}``."""
+    functions = [getattr(endpoints, name) for name in endpoints.__all__]
+    operations = {}
+    for function in filter(inspect.isfunction, functions):
+        signature = inspect.signature(function)
+        if signature.return_annotation.startswith("Request["):
+            request = function(**{name: ARGUMENTS[name] for name in signature.parameters if name in ARGUMENTS})
+            operations[function.__name__] = f"{request.method} {unquote(request.path.partition('?')[0])}"
+    return operations
+
+
+def emulator_operations() -> set[str]:
+    """Return the operations that the emulator has a route for."""
+    routes = create_application(Behaviour()).router.routes()
+    # aiohttp adds a HEAD to each GET.
+    return {
+        f"{route.method} {route.resource.canonical.replace('{job_id}', '{Id}')}"
+        for route in routes
+        if route.resource and route.method != "HEAD"
     }
+
+
+def test_client_emulator_and_description_have_the_same_operations() -> None:
+    described = {endpoint.label for endpoint in ENDPOINTS}
+
+    assert "GET /jobs/{Id}/status" in described
+    assert set(client_operations().values()) == described
+    assert emulator_operations() == described
+
+
+def test_all_lists_are_one_operation() -> None:
+    operations = client_operations()
+
+    assert {operations[name] for name in ("list_jobs", "list_job_summaries", "list_batch")} == {"GET /jobs"}
+    others = [operation for name, operation in operations.items() if not name.startswith("list_")]
+    assert len(set(others)) == len(others)
 
 
 @every_endpoint

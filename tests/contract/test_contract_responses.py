@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import api_description
 import msgspec
@@ -77,9 +78,21 @@ ENDPOINT_CASES = {
     ),
     "submission": EndpointCase("Submitted", lambda _: endpoints.submit_job(SUBMISSION), lambda body: body["Job"]),
 }
-ABOUT_ONE_JOB = [ENDPOINT_CASES[name] for name in ("status", "errors", "metadata", "job")]
+ABOUT_ONE_JOB = [case for case in ENDPOINT_CASES.values() if case.make_request("12345").path.startswith("/jobs/12345")]
 NAMES = {"job_id": "Id", "path": "DestinationPath"}
 every_endpoint = pytest.mark.parametrize("case", ENDPOINT_CASES.values(), ids=ENDPOINT_CASES)
+
+
+def test_every_operation_has_a_case() -> None:
+    requests = [case.make_request("{Id}") for case in ENDPOINT_CASES.values()]
+    described = {
+        (method.upper(), path)
+        for path, operations in api_description.DESCRIPTION["paths"].items()
+        for method in operations.keys() & {"get", "post", "put", "patch", "delete"}
+    }
+
+    assert {(request.method, unquote(request.path.partition("?")[0])) for request in requests} == described
+    assert ENDPOINT_CASES["status"] in ABOUT_ONE_JOB
 
 
 def parse(case: EndpointCase, body: bytes, *, job_id: str = "12345", status_code: int = 200, **headers: str) -> Any:

@@ -533,6 +533,15 @@ class TestList:
         assert f"$.{parameter}" in response.json()["Error"]
 
 
+def test_every_route_is_tested():
+    routes = {
+        (route.method, route.resource.canonical.replace("{job_id}", "completes"))
+        for route in create_application(Behaviour()).router.routes()
+        if route.method != "HEAD"  # aiohttp adds it to each GET
+    }
+    assert routes == set(ENDPOINTS)
+
+
 @pytest.mark.parametrize(("method", "path"), [*ENDPOINTS, ("GET", "/no/such/path")])
 @pytest.mark.parametrize(
     "keys",
