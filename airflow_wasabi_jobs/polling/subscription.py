@@ -60,7 +60,7 @@ class Subscription:
         """
         loop = asyncio.get_running_loop()
         settings = await self._connection.get_settings(since=self._started_at)
-        is_first = self._poll is None
+        is_first, at_once = self._poll is None, False
         poll = self._poll = self._poll or Poll(
             job_id=job_id,
             connection_name=self._connection.name,
@@ -75,13 +75,13 @@ class Subscription:
             poller = await self._get_poller(settings)
             sent_at = loop.time()
             try:
-                return await poller.poll(poll, align=align, first=is_first)
+                return await poller.poll(poll, align=align, first=is_first, at_once=at_once)
             except AuthenticationError:
                 settings = await self._connection.refresh_settings(since=max(sent_at, poll.due_at))
                 if account_of(settings) == poller.account:
                     raise
             # The keys have changed: poll again, at once.
-            poll.result, poll.due_at, align = loop.create_future(), loop.time(), False
+            poll.result, poll.due_at, at_once = loop.create_future(), loop.time(), True
 
     async def send(self, request: Request[T]) -> T:
         """
