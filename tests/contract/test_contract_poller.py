@@ -24,8 +24,8 @@ from airflow_wasabi_jobs.polling.request_queue import MAX_CONCURRENT_REQUESTS
 
 pytestmark = pytest.mark.long
 
-PROGRAMS = 50
-OUTDATED_LISTS, REJECTED_KEYS, SHORT_INTERVALS, HANGING_REQUESTS = 4, 8, 8, 12
+PROGRAMS = 80
+OUTDATED_LISTS, REJECTED_KEYS, SHORT_INTERVALS, HANGING_REQUESTS, RATE_LIMITS = 4, 20, 8, 8, 8
 FINAL_STATUSES = ("completed", "failed", "cancelled")
 
 
@@ -308,6 +308,7 @@ def test_rejected_keys_are_not_sent_again(
             (0, SetLatency(latency)),
             (0, SetLists(kind)),
             (0, StartWaits(0, count, 20)),
+            (0, StartWaits(0, 9, 20, report_unchanged_after=0)),
             (delay, RevokeKeys() if is_revoked else ChangeKeys(1, 0)),
             (60, CountObjects()),
         ]
@@ -332,6 +333,8 @@ def test_short_interval_does_not_change_the_requests_of_other_intervals(
             [
                 (0, SetLatency(latency)),
                 (0, SetLists(kind)),
+                # So that all three lists are read.
+                (0, SetStatus(0, count, "in_progress")),
                 (0, StartWaits(0, count, interval)),
                 *more_steps,
                 (4 * interval, SetStatus(0, count // 2, "completed")),
@@ -366,6 +369,38 @@ def test_hanging_requests_delay_no_other_wait(
             (15, StartBatchWaits(2, batch_waits, 20)),
             (delay, SetStatus(JOB_COUNT - count, count, "completed")),
             (300 - delay, CountObjects()),
+        ],
+        retries=retries,
+    )
+
+
+@settings(max_examples=RATE_LIMITS)
+@given(
+    count=st.sampled_from([1, 12, 80, 110]),
+    batch_waits=st.sampled_from([1, 80]),
+    status=st.sampled_from([429, 503]),
+    retry_after=st.sampled_from([None, "3", "20", "120"]),
+    retries=st.sampled_from([0, 3]),
+    delay=st.floats(10, 60),
+    duration=st.floats(1, 100),
+)
+def test_rate_limits(
+    count: int,
+    batch_waits: int,
+    status: int,
+    retry_after: str | None,
+    retries: int,
+    delay: float,
+    duration: float,
+) -> None:
+    run_program(
+        [
+            (0, SetLists("empty")),
+            (0, StartWaits(0, count, 20)),
+            (4, StartBatchWaits(2, batch_waits, 20)),
+            (delay, LimitRate(status, retry_after, duration)),
+            (10, SetStatus(0, count, "failed")),
+            (300, CountObjects()),
         ],
         retries=retries,
     )
