@@ -208,7 +208,8 @@ class WasabiSubmitJobOperator(BaseOperator):
         job_id = self._choose_job(submission, jobs)
         while job_id is None:
             try:
-                job_id = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id).job_id
+                job = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id)
+                job_id = job.job_id
             except WasabiApiError as error:
                 if not (error.is_transient or isinstance(error, InvalidResponseError)):
                     raise
@@ -227,6 +228,14 @@ class WasabiSubmitJobOperator(BaseOperator):
                     submission["name"],
                     ", ".join(submission["services"]),
                 )
+                if job.name not in {None, submission["name"]}:
+                    self.log.warning(
+                        "Job %s was submitted with name %r, but the API stores it as %r. A retry cannot look it up by "
+                        "its name. Use a name that the API does not change.",
+                        job_id,
+                        submission["name"],
+                        job.name,
+                    )
         return job_id
 
     def _look_up_new_job(self, submission: dict[str, Any], known_ids: set[str], retry_after: float) -> str | None:
@@ -279,8 +288,8 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def _list_jobs(self, submission: dict[str, Any]) -> list[Job]:
         """Return the jobs with exactly that name, newest first. The filter of the API may let others through."""
-        name = submission["name"]
-        return [job for job in self.hook.list_jobs(name=name, newest_first=True) if job.name == name]
+        jobs = self.hook.list_jobs(name=submission["name"], newest_first=True)
+        return [job for job in jobs if job.name == submission["name"] or _is_same_without_name(job, submission)]
 
     def _choose_job(self, submission: dict[str, Any], jobs: Iterable[Job]) -> str | None:
         job = choose_job(jobs, if_exists=self.if_exists)
@@ -388,6 +397,16 @@ def default_name(ti: Any) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"{name[: submissions.MAX_TEXT_LENGTH - len(digest) - 1]}-{digest}"
+
+
+def _is_same_without_name(job: Job, submission: dict[str, Any]) -> bool:
+    """Whether a job that the API returns without its name has the source and the batch of a submission."""
+    source = submission["source"]
+    return (
+        job.name is None
+        and (job.source.bucket, job.source.object_key) == (source["bucket"], source["object_key"])
+        and job.batch == submission["batch"]
+    )
 
 
 def _to_seconds(duration: timedelta | float) -> float:

@@ -239,6 +239,27 @@ class TestSubmit:
         assert default - 60 < task.timeout.total_seconds() <= default
 
 
+class TestChangedName:
+    def test_name_that_the_api_changes_is_logged_at_once(
+        self, serve_account: Any, monkeypatch: Any, caplog: Any, run: TaskRun
+    ) -> None:
+        monkeypatch.setattr(WasabiSubmitJobOperator, "log", logging.getLogger("operator"))
+        submitted = json_response({"Job": {"Id": "12345", "Status": "submitted", "Name": "monday"}})
+        with serve_account(AccountResponses(make_job("12345", "completed"), post_responses=((True, submitted),))):
+            run.start_try(name=" Monday ", wait_for_completion=False)
+
+        assert "submitted with name ' Monday ', but the API stores it as 'monday'" in caplog.text
+
+    def test_listed_job_without_a_name_is_matched_by_source_and_batch(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            job_id = run.start_try(wait_for_completion=False, batch="a")
+            del account.jobs[0]["Name"]
+            report = run.start_try(batch="a")
+
+        assert report == completed(job_id)
+        assert account.count(SUBMIT) == 1
+
+
 class TestKilledWorker:
     # The retry finds the job running, or already completed.
     @pytest.mark.parametrize("speed", [25, 1e6], ids=["running", "completed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     TaskDeferred,
 )
 from connections import ACCESS_KEY, SECRET_KEY
@@ -684,6 +686,31 @@ class TestArguments:
             ValueError, match=r"^max_error_count of task 'wait' is .*, but must be None or an integer of at least 0"
         ):
             WasabiJobSensor(task_id="wait", job_id="12345", max_error_count=max_error_count)
+
+    @pytest.mark.parametrize("poke_interval", [float("inf"), float("nan")])
+    def test_poke_interval_must_be_finite(self, poke_interval: float) -> None:
+        with pytest.raises((ValueError, OverflowError)):
+            WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=poke_interval)
+
+    def test_backoff_does_not_overflow_in_reschedule_mode(self) -> None:
+        sensor = WasabiJobSensor(
+            task_id="wait", job_id="12345", poke_interval=0, mode="reschedule", exponential_backoff=True, timeout=10**6
+        )
+
+        assert 1 <= sensor._get_next_poke_interval(0.0, lambda: 3700.0, 1) <= 2
+
+    @pytest.mark.parametrize("flag", [None, "soft_fail", "never_fail"])
+    def test_task_timeout_between_two_pokes(self, set_connection: Any, monkeypatch: Any, flag: str | None) -> None:
+        def time_out(_: float) -> None:
+            raise AirflowTaskTimeout("execution_timeout")
+
+        flags: Any = {flag: True} if flag else {}
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", **flags)
+        with Loopback(status_response("in_progress")) as server:
+            set_connection(server.url)
+            monkeypatch.setattr(time, "sleep", time_out)
+            with pytest.raises(AirflowSkipException if flag else AirflowTaskTimeout, match="execution_timeout"):
+                sensor.execute({})
 
     def test_deferrable_needs_a_positive_poke_interval(self) -> None:
         with pytest.raises(ValueError, match=r"^poke_interval of task 'wait' is 0"):

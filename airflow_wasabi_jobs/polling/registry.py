@@ -81,31 +81,31 @@ class Connection:
         self._read_settings = read_settings
         self._lock = asyncio.Lock()
         self._result: Settings | WasabiApiError | None = None
-        self._read_started_at = self._read_ended_at = -math.inf
+        self.version = 0
+        self._read_at = -math.inf
 
     async def get_settings(self, since: float) -> Settings:
         """Return the settings. A connection that could not be used is read again, unless it was read since then."""
         async with self._lock:
             is_failed = isinstance(self._result, WasabiApiError)
-            if self._result is None or (is_failed and self._read_ended_at < since):
+            if self._result is None or (is_failed and self._read_at < since):
                 await self._read()
             return self._unwrap_result()
 
-    async def refresh_settings(self, since: float) -> Settings:
-        """Return the settings, read again unless that was done since then."""
+    async def refresh_settings(self, version: int) -> Settings:
+        """Return the settings after those of that version were rejected, read again unless that was done already."""
         async with self._lock:
-            if self._read_started_at < since:
+            if self.version <= version:
                 await self._read()
             return self._unwrap_result()
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        started_at = loop.time()
         try:
             self._result = await self._read_settings()
         except WasabiApiError as error:
             self._result = error
-        self._read_started_at, self._read_ended_at = started_at, loop.time()
+        self.version += 1
+        self._read_at = asyncio.get_running_loop().time()
 
     def _unwrap_result(self) -> Settings:
         if isinstance(self._result, WasabiApiError):

@@ -72,12 +72,12 @@ class Subscription:
         poll.report_unchanged_at = loop.time() + (report_unchanged_after if align else 0)
         poll.result = loop.create_future()
         while True:
+            version = self._connection.version
             poller = await self._get_poller(settings)
-            sent_at = loop.time()
             try:
                 return await poller.poll(poll, align=align, first=is_first)
             except AuthenticationError:
-                settings = await self._connection.refresh_settings(since=max(sent_at, poll.due_at))
+                settings = await self._connection.refresh_settings(version)
                 if account_of(settings) == poller.account:
                     raise
             # The keys have changed: poll again, at once.
@@ -92,12 +92,12 @@ class Subscription:
         """
         settings = await self._connection.get_settings(since=self._started_at)
         while True:
+            version = self._connection.version
             poller = await self._get_poller(settings)
-            sent_at = asyncio.get_running_loop().time()
             try:
                 return await poller.send(request, self._connection.name)
             except AuthenticationError:
-                settings = await self._connection.refresh_settings(since=sent_at)
+                settings = await self._connection.refresh_settings(version)
                 if account_of(settings) == poller.account:
                     raise
 

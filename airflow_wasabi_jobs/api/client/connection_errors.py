@@ -57,7 +57,9 @@ def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiErro
             f"The certificate of the server is not trusted ({certificate})",
             "Check the host. For a private authority, put the path of its PEM file in 'verify' in the extra.",
         )
-    if (tls := find(ssl.SSLError)) and not isinstance(tls, _TLS_CLOSED):
+    # The errors of aiohttp derive from SSLError, too: the last one is that of the ssl module.
+    tls = next((link for link in reversed(chain) if isinstance(link, ssl.SSLError)), None)
+    if tls and not _is_transient_tls_error(tls):
         advice = "Check the host and port. If the server speaks unencrypted HTTP, put http:// before the host."
         return exceptions.TlsError, f"TLS handshake failed ({tls})", advice
     lookup = find(socket.gaierror)
@@ -79,6 +81,11 @@ def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiErro
         # Transient, because the parsers differ in what they tolerate, and a wait must not depend on that.
         return exceptions.ApiConnectionError, "The response is not valid HTTP", responses.CHECK_HOST
     return exceptions.ApiConnectionError, responses.CONNECTION_CLOSED, responses.CHECK_HOST_AND_PORT
+
+
+def _is_transient_tls_error(error: BaseException) -> bool:
+    # A server that restarts or is overloaded closes the connection, or sends this alert.
+    return isinstance(error, _TLS_CLOSED) or getattr(error, "reason", None) == "TLSV1_ALERT_INTERNAL_ERROR"
 
 
 def _is_malformed(error: BaseException | None) -> bool:
