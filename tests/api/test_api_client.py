@@ -305,6 +305,18 @@ def test_odd_header_of_a_transient_error_keeps_it_transient(send_to, script):
     assert caught.value.is_transient
 
 
+@pytest.mark.parametrize("header", [b"Cache Control: no", b"garbage", b"Content-Length: %d" % len(BODY)])
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
+def test_odd_header_has_the_same_outcome_in_both_clients(send_to, header, status):
+    script = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n\r\n%s" % (status, len(BODY), header, BODY)
+    with Loopback(script) as server:
+        if status.startswith(b"200"):
+            assert send_to(server) == COMPLETED
+        else:
+            with pytest.raises(exceptions.NotFoundError):
+                send_to(server)
+
+
 def test_large_header_of_a_valid_response(send_to):
     with Loopback(response(200, BODY, Set_Cookie=9000 * "a")) as server:
         assert send_to(server) == COMPLETED

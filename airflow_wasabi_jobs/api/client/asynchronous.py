@@ -15,6 +15,7 @@ from airflow_wasabi_jobs.api import endpoints, responses
 from airflow_wasabi_jobs.api.client.connection_errors import connection_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, with_environment_proxy
 from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
+from airflow_wasabi_jobs.api.client.synchronous import JobsClient
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
@@ -104,8 +105,23 @@ class AsyncJobsClient:
                     check_body_size(settings, request, body)
                 parsed = responses.Response(response.status, response.headers, bytes(body))
         except (aiohttp.ClientError, OSError, UnicodeError) as cause:
+            if request.method == "GET" and _is_rejected_by_parser(cause):
+                return await asyncio.to_thread(_send_with_requests, settings, request, deadline)
             raise connection_error(settings, request, cause) from responses.redact_cause(settings, request, cause)
         return responses.parse_response(settings, request, parsed)
+
+
+def _is_rejected_by_parser(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ClientResponseError) and not isinstance(error, aiohttp.ClientHttpProxyError)
+
+
+def _send_with_requests(settings: Settings, request: endpoints.Request[T], deadline: Deadline) -> T:
+    """Send a request again, because http.client accepts headers that aiohttp rejects: a wait ends the same in both."""
+    client = JobsClient(settings)
+    try:
+        return client.send_once(request, deadline)
+    finally:
+        client.close()
 
 
 async def _start_read_timeout(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:

@@ -58,10 +58,21 @@ class JobsClient:
         """
         deadline = Deadline(self.settings)
         retrying = tenacity.Retrying(**retry_arguments(self.settings, request, deadline))
-        result: T = retrying(self._send_once, request, deadline)
+        result: T = retrying(self.send_once, request, deadline)
         return result
 
-    def _send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
+    def close(self) -> None:
+        """Close the connections of the session."""
+        self._session.close()
+
+    def send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
+        """
+        Send a request once, and return its result.
+
+        :param request: the request.
+        :param deadline: when the response must be complete.
+        :raises WasabiApiError: if there is no result.
+        """
         options = self.settings.options
         # The read timeout of requests is for each read. Two reads can take that long: of the headers, and the last one.
         read_timeout = max(0.001, min(options.read_timeout, deadline.seconds_to_read() / 2))
