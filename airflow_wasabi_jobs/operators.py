@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
@@ -153,7 +153,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         if not self.deferrable:
             return wait.poll_until_finished(_to_seconds(self.poke_interval))
         timeout_at = time.time() + self._timeout_seconds
-        return wait.poll() or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
+        return wait.poll() or self._defer(wait, job_id, timeout_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
@@ -172,7 +172,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         job_id = str(event["job_id"]) if isinstance(event, dict) else self._find_deferred_job(context)
         wait = self._create_wait(job_id)
         timeout_at = timeout_at or time.time() + self._timeout_seconds
-        return wait.read_event(event) or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
+        return wait.read_event(event) or self._defer(wait, job_id, timeout_at)
 
     @property
     def _timeout_seconds(self) -> float:
@@ -190,10 +190,10 @@ class WasabiSubmitJobOperator(BaseOperator):
             file=_file(self.source),
         )
 
-    def _create_trigger(self, job_id: str) -> WasabiJobTrigger:
-        return WasabiJobTrigger(
-            job_id=job_id, wasabi_conn_id=self.wasabi_conn_id, poke_interval=_to_seconds(self.poke_interval)
-        )
+    def _defer(self, wait: JobWait, job_id: str, timeout_at: float) -> NoReturn:
+        poke_interval = _to_seconds(self.poke_interval)
+        trigger = WasabiJobTrigger(job_id=job_id, wasabi_conn_id=self.wasabi_conn_id, poke_interval=poke_interval)
+        defer_until(self, wait, trigger, poke_interval=poke_interval, timeout_at=timeout_at)
 
     def _build_submission(self, context: Context) -> dict[str, Any]:
         fields = {field: getattr(self, field) for field in _FIELDS}

@@ -239,6 +239,13 @@ class TestSubmit:
         assert default - 60 < task.timeout.total_seconds() <= default
 
 
+def test_execute_in_an_open_dag_context(serve_account: Any, run: TaskRun) -> None:
+    with serve_account(AccountResponses()) as account, DAG("media", schedule=None):
+        report = execute(submit_task(), run.context)
+
+    assert report == completed(account.jobs[0]["Id"])
+
+
 class TestChangedName:
     def test_name_that_the_api_changes_is_logged_at_once(
         self, serve_account: Any, monkeypatch: Any, caplog: Any, run: TaskRun

@@ -138,7 +138,8 @@ class WasabiBaseSensor(BaseSensorOperator):
                 raise
             self._wait.log_silenced_error(error)
         if xcom is None:
-            defer_until(self, self._wait, self._create_trigger(), timeout_at)
+            trigger = self._create_trigger()
+            defer_until(self, self._wait, trigger, poke_interval=self.poke_interval, timeout_at=timeout_at)
         return xcom
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Any, poke_count: int) -> float:

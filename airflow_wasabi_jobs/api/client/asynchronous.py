@@ -74,14 +74,7 @@ class AsyncJobsClient:
         return await retrying(self.send_once, request, deadline)
 
     async def send_once(self, request: endpoints.Request[T], deadline: Deadline, name: str | None = None) -> T:
-        """
-        Send a request once, and return its result.
-
-        :param request: the request.
-        :param deadline: when the response must be complete.
-        :param name: how messages refer to the settings, instead of their own name.
-        :raises WasabiApiError: if there is no result.
-        """
+        """Send a request once, and return its result. Messages refer to the settings by their name, or by another."""
         settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings
         connect_timeout = settings.options.connect_timeout
         read_timeout = max(0.001, min(settings.options.read_timeout, deadline.seconds_to_read()))

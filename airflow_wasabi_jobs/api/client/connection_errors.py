@@ -27,6 +27,10 @@ _UNDECODABLE = (urllib3.exceptions.DecodeError, aiohttp.http_exceptions.ContentE
 _TOO_LARGE = tuple(filter(None, [getattr(aiohttp.http_exceptions, "DecompressSizeError", None)]))
 
 
+class InterimResponseError(requests.RequestException):
+    """Requests returned a response that is followed by the final one."""
+
+
 def connection_error(settings: Settings, request: Request[Any], cause: BaseException) -> exceptions.WasabiApiError:
     """Return the error to raise for an exception of requests or aiohttp."""
     chain = list(_chain(cause))
@@ -36,21 +40,13 @@ def connection_error(settings: Settings, request: Request[Any], cause: BaseExcep
     return error_class(message, status_code=status_code)
 
 
-def interim_response_error(
-    settings: Settings, request: Request[Any], status_code: int
-) -> exceptions.ApiConnectionError:
-    """Return the error to raise for an interim response that requests takes for the final one."""
-    problem = f"HTTP {status_code} {http.client.responses[status_code]} instead of a final response"
-    return exceptions.ApiConnectionError(
-        responses.error_message(settings, request, problem, "If this persists, use deferrable=True."),
-        status_code=status_code,
-    )
-
-
 def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiError], str, str]:
     def find(*classes: type[BaseException]) -> BaseException | None:
         return next((link for link in chain if isinstance(link, classes)), None)
 
+    if interim := find(InterimResponseError):
+        problem = f"{interim} instead of a final response"
+        return exceptions.ApiConnectionError, problem, "If this persists, use deferrable=True."
     if certificate := find(ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError):
         return (
             exceptions.TlsError,
