@@ -33,8 +33,9 @@ LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
 _STATE_KEY = "wasabi_job"
 _DEFAULT_NAME_ADVICE = (
-    "The arguments of the task have changed since the run began, such as the list that it is mapped over. Start a new "
-    "run, or name the jobs by their files: name='{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
+    "The arguments of the task have changed since the run began, such as the list that it is mapped over, or another "
+    "Airflow uses the same account. Start a new run, or set name, for example to "
+    "'{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
 )
 
 
@@ -84,13 +85,14 @@ class WasabiSubmitJobOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "name",
         "source",
         "destination",
         "services",
         "batch",
         "source_conn_id",
         "wasabi_conn_id",
+        # Last, so that its template can use the rendered fields: {{ task.source.object_key }}.
+        "name",
     )
     template_fields_renderers = {"source": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
     ui_color = "#d2f4c3"
@@ -199,6 +201,10 @@ class WasabiSubmitJobOperator(BaseOperator):
         fields = {field: getattr(self, field) for field in _FIELDS}
         if self.name is None:
             fields["name"] = default_name(context["ti"])
+        elif not submissions.is_literal(self.name) or "MappedArgument(" in str(self.name):
+            raise ValueError(
+                f"name of task {self.task_id!r} is {self.name!r}, which still contains a template after rendering."
+            )
         return {field: self._validate_field(field, value) for field, value in fields.items()}
 
     def _submit_once(self, submission: dict[str, Any]) -> str:
@@ -296,14 +302,13 @@ class WasabiSubmitJobOperator(BaseOperator):
         return None if job is None else self._reuse_job(submission, job)
 
     def _reuse_job(self, submission: dict[str, Any], job: Job) -> str:
-        """Return the id of an existing job. Raise ``ValueError`` if it is for another file."""
-        name, source = submission["name"], submission["source"]
-        is_known = job.source.bucket is not None and job.source.object_key is not None
-        if is_known and (job.source.bucket, job.source.object_key) != (source["bucket"], source["object_key"]):
+        """Return the id of an existing job. Raise ``ValueError`` if it is not for what the task submits."""
+        name = submission["name"]
+        if difference := submissions.find_difference(submission, job):
             advice = "Use a unique name for each file, or omit name." if self.name is not None else _DEFAULT_NAME_ADVICE
             raise ValueError(
-                f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for "
-                f"{job.source.bucket}/{job.source.object_key}, not {_file(submission['source'])}. {advice}"
+                f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
+                f"{advice}"
             )
         self.log.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
         return job.job_id

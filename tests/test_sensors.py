@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
+    Asset,
     TaskDeferred,
 )
 from connections import ACCESS_KEY, SECRET_KEY
@@ -24,6 +25,8 @@ from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.waiting import wait
+
+OUTLET = Asset("s3://results/report")
 
 every_failure = pytest.mark.parametrize(
     ("last_response", "arguments", "exception", "message"),
@@ -562,6 +565,8 @@ class TestDeferrable:
             ({"end_from_trigger": True}, True, None),
             ({"end_from_trigger": True, "max_error_count": 3}, True, 3),
             ({"end_from_trigger": True, "do_xcom_push": False}, False, None),
+            ({"end_from_trigger": True, "multiple_outputs": True}, False, None),
+            ({"end_from_trigger": True, "outlets": [OUTLET]}, False, None),
             ({"max_error_count": 3}, False, 3),
         ],
     )
