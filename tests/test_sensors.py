@@ -692,6 +692,12 @@ class TestArguments:
         ):
             WasabiJobSensor(task_id="wait", job_id="12345", max_error_count=max_error_count)
 
+    def test_report_instead_of_a_job_id(self) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="{{ later }}")
+        sensor.job_id = {"job_id": "12345", "status": "completed"}  # type: ignore[assignment] # what a user passes
+        with pytest.raises(ValueError, match=r"but must be a job id\. Pass its \['job_id'\]\."):
+            sensor.execute({})
+
     @pytest.mark.parametrize("poke_interval", [float("inf"), float("nan")])
     def test_poke_interval_must_be_finite(self, poke_interval: float) -> None:
         with pytest.raises((ValueError, OverflowError)):

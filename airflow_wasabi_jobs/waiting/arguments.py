@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from airflow_wasabi_jobs.api.ids import validate_id
 
@@ -14,7 +15,8 @@ def validate_id_argument(field: str, value: object, kind: str, *, task_id: str) 
     try:
         return validate_id(value, kind)
     except ValueError as error:
-        raise ValueError(f"{field} of task {task_id!r} {error}. {CHECK_UPSTREAM}") from None
+        advice = "Pass its ['job_id']." if isinstance(value, Mapping) and "job_id" in value else CHECK_UPSTREAM
+        raise ValueError(f"{field} of task {task_id!r} {error}. {advice}") from None
 
 
 def validate_integer(field: str, value: object, *, minimum: int, optional: bool, task_id: str) -> None:
