@@ -231,7 +231,7 @@ def test_keys_that_change_twice_during_one_poll() -> None:
 
 def count_polls() -> int:
     gc.collect()
-    return sum(isinstance(item, Poll) for item in gc.get_objects())
+    return sum(type(item) is Poll for item in gc.get_objects())
 
 
 def test_cancelled_waits_leave_nothing() -> None:
