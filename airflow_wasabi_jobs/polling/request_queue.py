@@ -74,4 +74,5 @@ class RequestQueue:
     def _record_error(self, error: WasabiApiError) -> None:
         self.rate_limiter.record_error(error)
         if isinstance(error, AuthenticationError):
-            self._rejection, self._rejected_at = error, asyncio.get_running_loop().time()
+            # Without its traceback, whose frames hold the poll.
+            self._rejection, self._rejected_at = copy.copy(error), asyncio.get_running_loop().time()
