@@ -107,7 +107,7 @@ def test_other_interval_does_not_add_requests(align: bool) -> None:
 def test_batches_share_a_bounded_queue_in_which_no_time_counts() -> None:
     async def poll_batch(api: AccountServer, number: int) -> bool:
         async def read() -> Any:
-            return api.settings(extra=options(connect_timeout=0.3, read_timeout=0.3))
+            return api.settings(extra=options(connect_timeout=0.3, read_timeout=30))
 
         async with Subscription("wasabi", read) as wait:
             requests = batches.poll_batch(f"b{number}", expected_jobs=None, max_failures=0, fail_fast=True)

@@ -82,30 +82,39 @@ class Connection:
         self._lock = asyncio.Lock()
         self._result: Settings | WasabiApiError | None = None
         self.version = 0
-        self._read_at = -math.inf
+        self._read_started_at = self._read_ended_at = -math.inf
 
     async def get_settings(self, since: float) -> Settings:
         """Return the settings. A connection that could not be used is read again, unless it was read since then."""
         async with self._lock:
             is_failed = isinstance(self._result, WasabiApiError)
-            if self._result is None or (is_failed and self._read_at < since):
+            if self._result is None or (is_failed and self._read_ended_at < since):
                 await self._read()
             return self._unwrap_result()
 
-    async def refresh_settings(self, version: int) -> Settings:
-        """Return the settings after those of that version were rejected, read again unless that was done already."""
+    async def refresh_settings(self, rejected: Settings, version: int, sent_at: float) -> Settings:
+        """
+        Return the settings after a request with some of them was rejected.
+
+        :param rejected: the settings of the request.
+        :param version: their version. The connection is read again unless another wait has done that since then.
+        :param sent_at: when the request was sent. A read before that may have found the keys that have become invalid.
+        """
         async with self._lock:
-            if self.version <= version:
+            is_outdated = self._result == rejected and self._read_started_at < sent_at
+            if self.version == version or is_outdated:
                 await self._read()
             return self._unwrap_result()
 
     async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
         try:
             self._result = await self._read_settings()
         except WasabiApiError as error:
             self._result = error
         self.version += 1
-        self._read_at = asyncio.get_running_loop().time()
+        self._read_started_at, self._read_ended_at = started_at, loop.time()
 
     def _unwrap_result(self) -> Settings:
         if isinstance(self._result, WasabiApiError):

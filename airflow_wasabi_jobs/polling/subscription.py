@@ -77,11 +77,12 @@ class Subscription:
             try:
                 return await poller.poll(poll, align=align, first=is_first)
             except AuthenticationError:
-                settings = await self._connection.refresh_settings(version)
+                settings = await self._connection.refresh_settings(settings, version, sent_at=poll.due_at)
                 if account_of(settings) == poller.account:
                     raise
-            # The keys have changed: poll again, at once.
+            # The keys have changed: poll again, at once, and report whatever the status is.
             poll.result, poll.due_at, align = loop.create_future(), loop.time(), False
+            poll.report_unchanged_at = poll.due_at
 
     async def send(self, request: Request[T]) -> T:
         """
@@ -92,12 +93,12 @@ class Subscription:
         """
         settings = await self._connection.get_settings(since=self._started_at)
         while True:
-            version = self._connection.version
+            version, sent_at = self._connection.version, asyncio.get_running_loop().time()
             poller = await self._get_poller(settings)
             try:
                 return await poller.send(request, self._connection.name)
             except AuthenticationError:
-                settings = await self._connection.refresh_settings(version)
+                settings = await self._connection.refresh_settings(settings, version, sent_at)
                 if account_of(settings) == poller.account:
                     raise
 
