@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_TIMERS = 10_000
+# A timer may fire so much too early, because floats are rounded.
+TOLERANCE_SECONDS = 1e-6
 
 
 class _VirtualTimeSelector(selectors.DefaultSelector):
@@ -51,7 +53,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def pending_timers(self) -> list[asyncio.TimerHandle]:
         """Return the timers that are still to fire, and release all others."""
-        self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self.time()]
+        now = self.time() + TOLERANCE_SECONDS
+        self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > now]
         return self._timers
 
     def root_of_current_task(self) -> object:

@@ -24,7 +24,8 @@ from airflow_wasabi_jobs.polling.request_queue import MAX_CONCURRENT_REQUESTS
 
 pytestmark = pytest.mark.long
 
-PROGRAMS, OUTDATED_LISTS, REJECTED_KEYS, SHORT_INTERVALS = 80, 3, 8, 8
+PROGRAMS = 50
+OUTDATED_LISTS, REJECTED_KEYS, SHORT_INTERVALS, HANGING_REQUESTS = 4, 8, 8, 12
 FINAL_STATUSES = ("completed", "failed", "cancelled")
 
 
@@ -342,3 +343,29 @@ def test_short_interval_does_not_change_the_requests_of_other_intervals(
 
     short_waits = StartWaits(count, short_count, short_interval)
     assert count_requests((0, short_waits)) == count_requests()
+
+
+@settings(max_examples=HANGING_REQUESTS)
+@given(
+    hanging_count=st.sampled_from([1, 12, 60, 100]),
+    count=st.integers(1, 12),
+    interval=st.sampled_from([1.0, 5.0, 20.0]),
+    batch_waits=st.sampled_from([0, 80]),
+    retries=st.sampled_from([0, 3]),
+    delay=st.floats(0, 300),
+)
+def test_hanging_requests_delay_no_other_wait(
+    hanging_count: int, count: int, interval: float, batch_waits: int, retries: int, delay: float
+) -> None:
+    run_program(
+        [
+            (0, Hang(0, hanging_count)),
+            (0, SetLists("empty")),
+            (0, StartWaits(0, hanging_count, 20)),
+            (15, StartWaits(JOB_COUNT - count, count, interval)),
+            (15, StartBatchWaits(2, batch_waits, 20)),
+            (delay, SetStatus(JOB_COUNT - count, count, "completed")),
+            (300 - delay, CountObjects()),
+        ],
+        retries=retries,
+    )
