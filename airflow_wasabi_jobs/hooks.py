@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError, ConnectionConfigError, WasabiApiError
 from airflow_wasabi_jobs.api.ids import validate_id
 from airflow_wasabi_jobs.api.models import DEFAULT_PRIORITY, Destination, JobStatus, Source, Submission
+from airflow_wasabi_jobs.api.pages import Pages
 from airflow_wasabi_jobs.api.settings import Settings, build_settings
 from airflow_wasabi_jobs.get_provider_info import get_provider_info
 
@@ -311,17 +311,10 @@ class WasabiJobsHook(BaseHook):
         return self.get_conn().send(request)
 
     def _list(self, query: dict[str, Any]) -> Iterator[Job]:
-        seen: set[str] = set()
-        for number in itertools.count(1):
-            page = self._send(endpoints.list_jobs(**query, page_number=number))
-            before = len(seen)
-            for job in page:
-                if job.job_id not in seen:
-                    seen.add(job.job_id)
-                    yield job
-            # A page without a new job ends the list: some servers repeat their last page forever.
-            if len(page) < endpoints.MAX_PAGE_SIZE or len(seen) == before:
-                return
+        pages: Pages[Job] = Pages()
+        while not pages.is_complete:
+            request = endpoints.list_jobs(**query, page_number=pages.next_number)
+            yield from pages.add(self._send(request))
 
     def _read_source_keys(self, conn_id: str) -> tuple[str, str]:
         try:

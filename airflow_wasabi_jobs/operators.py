@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
@@ -33,8 +33,9 @@ LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
 _STATE_KEY = "wasabi_job"
 _DEFAULT_NAME_ADVICE = (
-    "The arguments of the task have changed since the run began, such as the list that it is mapped over. Start a new "
-    "run, or name the jobs by their files: name='{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
+    "The arguments of the task have changed since the run began, such as the list that it is mapped over, or another "
+    "Airflow uses the same account. Start a new run, or set name, for example to "
+    "'{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
 )
 
 
@@ -84,13 +85,14 @@ class WasabiSubmitJobOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        "name",
         "source",
         "destination",
         "services",
         "batch",
         "source_conn_id",
         "wasabi_conn_id",
+        # Last, so that its template can use the rendered fields: {{ task.source.object_key }}.
+        "name",
     )
     template_fields_renderers = {"source": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
     ui_color = "#d2f4c3"
@@ -153,7 +155,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         if not self.deferrable:
             return wait.poll_until_finished(_to_seconds(self.poke_interval))
         timeout_at = time.time() + self._timeout_seconds
-        return wait.poll() or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
+        return wait.poll() or self._defer(wait, job_id, timeout_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
@@ -172,7 +174,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         job_id = str(event["job_id"]) if isinstance(event, dict) else self._find_deferred_job(context)
         wait = self._create_wait(job_id)
         timeout_at = timeout_at or time.time() + self._timeout_seconds
-        return wait.read_event(event) or defer_until(self, wait, self._create_trigger(job_id), timeout_at)
+        return wait.read_event(event) or self._defer(wait, job_id, timeout_at)
 
     @property
     def _timeout_seconds(self) -> float:
@@ -190,15 +192,19 @@ class WasabiSubmitJobOperator(BaseOperator):
             file=_file(self.source),
         )
 
-    def _create_trigger(self, job_id: str) -> WasabiJobTrigger:
-        return WasabiJobTrigger(
-            job_id=job_id, wasabi_conn_id=self.wasabi_conn_id, poke_interval=_to_seconds(self.poke_interval)
-        )
+    def _defer(self, wait: JobWait, job_id: str, timeout_at: float) -> NoReturn:
+        poke_interval = _to_seconds(self.poke_interval)
+        trigger = WasabiJobTrigger(job_id=job_id, wasabi_conn_id=self.wasabi_conn_id, poke_interval=poke_interval)
+        defer_until(self, wait, trigger, poke_interval=poke_interval, timeout_at=timeout_at)
 
     def _build_submission(self, context: Context) -> dict[str, Any]:
         fields = {field: getattr(self, field) for field in _FIELDS}
         if self.name is None:
             fields["name"] = default_name(context["ti"])
+        elif not submissions.is_literal(self.name) or "MappedArgument(" in str(self.name):
+            raise ValueError(
+                f"name of task {self.task_id!r} is {self.name!r}, which still contains a template after rendering."
+            )
         return {field: self._validate_field(field, value) for field, value in fields.items()}
 
     def _submit_once(self, submission: dict[str, Any]) -> str:
@@ -208,7 +214,8 @@ class WasabiSubmitJobOperator(BaseOperator):
         job_id = self._choose_job(submission, jobs)
         while job_id is None:
             try:
-                job_id = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id).job_id
+                job = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id)
+                job_id = job.job_id
             except WasabiApiError as error:
                 if not (error.is_transient or isinstance(error, InvalidResponseError)):
                     raise
@@ -227,6 +234,14 @@ class WasabiSubmitJobOperator(BaseOperator):
                     submission["name"],
                     ", ".join(submission["services"]),
                 )
+                if job.name not in {None, submission["name"]}:
+                    self.log.warning(
+                        "Job %s was submitted with name %r, but the API stores it as %r. A retry cannot look it up by "
+                        "its name. Use a name that the API does not change.",
+                        job_id,
+                        submission["name"],
+                        job.name,
+                    )
         return job_id
 
     def _look_up_new_job(self, submission: dict[str, Any], known_ids: set[str], retry_after: float) -> str | None:
@@ -279,22 +294,21 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def _list_jobs(self, submission: dict[str, Any]) -> list[Job]:
         """Return the jobs with exactly that name, newest first. The filter of the API may let others through."""
-        name = submission["name"]
-        return [job for job in self.hook.list_jobs(name=name, newest_first=True) if job.name == name]
+        jobs = self.hook.list_jobs(name=submission["name"], newest_first=True)
+        return [job for job in jobs if job.name == submission["name"] or _is_same_without_name(job, submission)]
 
     def _choose_job(self, submission: dict[str, Any], jobs: Iterable[Job]) -> str | None:
         job = choose_job(jobs, if_exists=self.if_exists)
         return None if job is None else self._reuse_job(submission, job)
 
     def _reuse_job(self, submission: dict[str, Any], job: Job) -> str:
-        """Return the id of an existing job. Raise ``ValueError`` if it is for another file."""
-        name, source = submission["name"], submission["source"]
-        is_known = job.source.bucket is not None and job.source.object_key is not None
-        if is_known and (job.source.bucket, job.source.object_key) != (source["bucket"], source["object_key"]):
+        """Return the id of an existing job. Raise ``ValueError`` if it is not for what the task submits."""
+        name = submission["name"]
+        if difference := submissions.find_difference(submission, job):
             advice = "Use a unique name for each file, or omit name." if self.name is not None else _DEFAULT_NAME_ADVICE
             raise ValueError(
-                f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for "
-                f"{job.source.bucket}/{job.source.object_key}, not {_file(submission['source'])}. {advice}"
+                f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
+                f"{advice}"
             )
         self.log.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
         return job.job_id
@@ -388,6 +402,16 @@ def default_name(ti: Any) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"{name[: submissions.MAX_TEXT_LENGTH - len(digest) - 1]}-{digest}"
+
+
+def _is_same_without_name(job: Job, submission: dict[str, Any]) -> bool:
+    """Whether a job that the API returns without its name has the source and the batch of a submission."""
+    source = submission["source"]
+    return (
+        job.name is None
+        and (job.source.bucket, job.source.object_key) == (source["bucket"], source["object_key"])
+        and job.batch == submission["batch"]
+    )
 
 
 def _to_seconds(duration: timedelta | float) -> float:

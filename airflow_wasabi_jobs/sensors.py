@@ -41,7 +41,8 @@ class WasabiJobSensor(WasabiBaseSensor):
         ``poke_interval`` must be more than 0. Default: ``[operators] default_deferrable``.
     :param end_from_trigger: whether a job that completes within ``max_error_count`` ends a deferred task in the
         triggerer, without a worker (bool). Airflow does not run ``on_success_callback`` then. Every other outcome
-        resumes in a worker. Default: False.
+        resumes in a worker, and so does a task with ``outlets``, ``multiple_outputs=True`` or ``do_xcom_push=False``.
+        Default: False.
     :param kwargs: arguments of Airflow's ``BaseSensorOperator``: ``poke_interval`` (seconds, default 60), ``timeout``
         (seconds, default 7 days), ``mode``, ``soft_fail``, ``never_fail``, ``silent_fail``, ``exponential_backoff``,
         ``max_wait`` and those of ``BaseOperator``.
@@ -93,11 +94,14 @@ class WasabiJobSensor(WasabiBaseSensor):
             poke_interval=self.poke_interval,
             exponential_backoff=self.exponential_backoff,
             max_wait=self.max_wait.total_seconds() if self.max_wait else None,
-            # The trigger would push the XCom even if the task pushes none.
-            end_from_trigger=self.end_from_trigger and self.do_xcom_push,
+            end_from_trigger=self.end_from_trigger and not self._needs_worker(),
             max_error_count=self.max_error_count,
             fetch_metadata=self.fetch_metadata,
         )
+
+    def _needs_worker(self) -> bool:
+        # In the triggerer Airflow emits no asset events, and the trigger pushes exactly one XCom.
+        return bool(self.outlets) or self.multiple_outputs or not self.do_xcom_push
 
 
 class WasabiBatchSensor(WasabiBaseSensor):

@@ -22,10 +22,13 @@ BATCH = "{{ dag.dag_id }}/{{ run_id }}"
 with DAG(
     dag_id="example_wasabi_batch",
     description="Submit files as a batch, and wait for all of them in one task",
+    doc_md=__doc__,
     schedule=None,
     start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
     catchup=False,
     tags=["example", "wasabi"],
+    # A job that failed is not retried. A connection error or a wrong key is.
+    default_args={"retries": 2},
 ) as dag:
     submit = WasabiSubmitJobOperator.partial(
         task_id="submit",
@@ -33,6 +36,8 @@ with DAG(
         services=["ocr", "s2t"],
         batch=BATCH,
         wait_for_completion=False,
+        # Shows the file in the Airflow UI instead of the index.
+        map_index_template="{{ task.source.object_key }}",
     ).expand(source=[{"bucket": "media", "object_key": key} for key in FILES])
 
     wait = WasabiBatchSensor(

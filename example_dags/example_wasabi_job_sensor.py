@@ -17,11 +17,13 @@ from airflow_wasabi_jobs.sensors import WasabiJobSensor
 with DAG(
     dag_id="example_wasabi_job_sensor",
     description="Wait for a Wasabi AiR job: poke, reschedule and deferrable side by side",
+    doc_md=__doc__,
     schedule=None,
     start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
     catchup=False,
     tags=["example", "wasabi"],
     default_args={
+        "retries": 2,
         # For real media files, a minute and a few hours are good values.
         "poke_interval": timedelta(seconds=2),
         "timeout": timedelta(hours=6),

@@ -17,10 +17,13 @@ from airflow_wasabi_jobs.sensors import WasabiJobSensor
 with DAG(
     dag_id="example_wasabi_mapped_sensors",
     description="Wait for many Wasabi AiR jobs, one mapped task each",
+    doc_md=__doc__,
     schedule=None,
     start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
     catchup=False,
     tags=["example", "wasabi"],
+    # A job that failed is not retried. A connection error or a wrong key is.
+    default_args={"retries": 2},
 ) as dag:
 
     @task
@@ -33,6 +36,8 @@ with DAG(
         poke_interval=timedelta(seconds=2),
         timeout=timedelta(hours=6),
         deferrable=True,
+        # Shows the job id in the Airflow UI instead of the index.
+        map_index_template="{{ task.job_id }}",
     ).expand(job_id=find_jobs())
 
     @task

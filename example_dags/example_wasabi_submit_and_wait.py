@@ -18,10 +18,13 @@ from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
 with DAG(
     dag_id="example_wasabi_submit_and_wait",
     description="Submit a file, wait for its analysis in the triggerer, and use the result",
+    doc_md=__doc__,
     schedule=None,
     start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
     catchup=False,
     tags=["example", "wasabi"],
+    # A job that failed is not retried. A connection error or a wrong key is.
+    default_args={"retries": 2},
     params={
         "bucket": Param("media", description="Bucket of the media file"),
         "key": Param("interviews/monday.mp4", description="Key of the media file in the bucket"),

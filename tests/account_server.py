@@ -23,6 +23,8 @@ class AccountServer:
     """
     :param jobs: each job's status by its id, oldest first.
     :param lists: builds the response of the list endpoint from the request and the correct page.
+
+    Status requests for ``hung_jobs`` never get a response, and those for ``status_errors`` get this HTTP status.
     """
 
     def __init__(self, jobs: dict[str, str], lists: Callable[[web.Request, Records], Awaitable[Any]] | None) -> None:
@@ -33,6 +35,9 @@ class AccountServer:
         self.requests: list[tuple[float, str]] = []
         self.in_flight = self.max_in_flight = 0
         self.latency = 0.0
+        self.hung_jobs: set[str] = set()
+        self.status_errors: dict[str, int] = {}
+        self.requested_ids: list[str] = []
         self.url = ""
 
     @property
@@ -41,7 +46,7 @@ class AccountServer:
 
     def settings(self, name: str = "connection 'wasabi'", **changes: Any) -> Settings:
         keys = {"access_key": "access-of-the-account", "secret_key": self.secret_key}
-        return build_settings(name=name, host=self.url, extra='{"retries": 0}', **{**keys, **changes})
+        return build_settings(name=name, host=self.url, **{"extra": '{"retries": 0}', **keys, **changes})
 
     @web.middleware
     async def _log_request(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -62,6 +67,11 @@ class AccountServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         job_id = request.match_info["job_id"]
+        self.requested_ids.append(job_id)
+        if job_id in self.hung_jobs:
+            await asyncio.Event().wait()
+        if job_id in self.status_errors:
+            return web.Response(status=self.status_errors[job_id])
         if job_id not in self.jobs:
             return web.json_response({"ErrorCode": "NOT_FOUND"}, status=404)
         return web.json_response({"Id": job_id, "Status": self.jobs[job_id], "ErrorCount": 0})

@@ -251,7 +251,7 @@ class AccountResponses:
             self._hidden_for -= 1
             hidden = 1
         visible = self.jobs[: len(self.jobs) - hidden]
-        matching = [job for job in visible if job["Name"] == query["name"]]
+        matching = [job for job in visible if job.get("Name", query["name"]) == query["name"]]
         if query["sortOrder"] == "Desc":
             matching.reverse()
         size, number = int(query["pageSize"]), int(query["pageNumber"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import tracemalloc
 from typing import Any
 
@@ -139,6 +140,22 @@ class TestWait:
             "2 of 5 jobs failed or were cancelled, more than max_failures=0: "
             "s3://media/bad-1.mp4 (job bad-1, NO_SPEECH_MODEL), s3://media/bad-2.mp4 (job bad-2, cancelled). "
         ) in str(caught.value)
+
+    def test_failure_reasons_are_requested_at_the_same_time(self, wait_for: Any, mode: str) -> None:
+        requested = threading.Barrier(10)
+
+        class Concurrent(JobListResponses):
+            def __call__(self, connection: Any) -> bytes | None:
+                if connection.request.target.endswith("/errors"):
+                    requested.wait(10)
+                return super().__call__(connection)
+
+        failed = jobs(12, "failed", "bad")
+        error_reports = {job_id: {"Status": "failed", "ErrorCode": "INTERNAL_ERROR"} for job_id in failed}
+        with pytest.raises(WasabiBatchFailed) as caught:
+            wait_for(mode, Concurrent(failed, error_reports=error_reports))
+
+        assert str(caught.value).count("INTERNAL_ERROR") == 10
 
     def test_message_names_ten_failed_jobs(self, wait_for: Any, mode: str) -> None:
         failed = jobs(12, "failed", "bad")

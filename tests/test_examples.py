@@ -25,8 +25,10 @@ def database() -> None:
     initdb()
 
 
-def run(monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...] = ()) -> tuple[str, dict[Any, Any]]:
-    """Run the DAG, and return its state and the state and XCom of each task."""
+def run(
+    monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...] = ()
+) -> tuple[str, dict[Any, Any], list[str]]:
+    """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
     with AirEmulator(speed=speed) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
         for job_id in started_jobs:
@@ -37,7 +39,8 @@ def run(monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...]
             (ti.task_id, ti.map_index): (ti.state, ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index))
             for ti in dag_run.get_task_instances()
         }
-    return dag_run.state, tasks
+        labels = {ti.map_index: ti.rendered_map_index for ti in dag_run.get_task_instances() if ti.map_index >= 0}
+    return dag_run.state, tasks, [labels[number] for number in sorted(labels)]
 
 
 def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
@@ -46,7 +49,7 @@ def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
 
 def test_each_mode(monkeypatch: Any) -> None:
     # The rescheduled job has finished at its first poll, because its poke interval is long.
-    state, tasks = run(monkeypatch, "example_wasabi_job_sensor.py", speed=5, started_jobs=("completes-long",))
+    state, tasks, _ = run(monkeypatch, "example_wasabi_job_sensor.py", speed=5, started_jobs=("completes-long",))
 
     assert state == "success"
     assert tasks == {
@@ -57,17 +60,18 @@ def test_each_mode(monkeypatch: Any) -> None:
 
 
 def test_mapped(monkeypatch: Any) -> None:
-    state, tasks = run(monkeypatch, "example_wasabi_mapped_sensors.py", speed=5)
+    state, tasks, labels = run(monkeypatch, "example_wasabi_mapped_sensors.py", speed=5)
 
     assert state == "success"
     assert tasks[("wait", 0)] == completed("completes-trailer")
     assert tasks[("wait", 1)] == completed("completes-interview")
     assert tasks[("wait", 2)] == completed("completes-with-2-errors-archive", 2)
     assert tasks[("summarize", -1)] == ("success", 2)
+    assert labels == ["completes-trailer", "completes-interview", "completes-with-2-errors-archive"]
 
 
 def test_submit_and_wait(monkeypatch: Any) -> None:
-    state, tasks = run(monkeypatch, "example_wasabi_submit_and_wait.py", speed=5)
+    state, tasks, _ = run(monkeypatch, "example_wasabi_submit_and_wait.py", speed=5)
 
     assert state == "success"
     submit_state, report = tasks[("analyse", -1)]
@@ -79,13 +83,14 @@ def test_submit_and_wait(monkeypatch: Any) -> None:
 
 
 def test_batch(monkeypatch: Any) -> None:
-    state, tasks = run(monkeypatch, "example_wasabi_batch.py", speed=5)
+    state, tasks, labels = run(monkeypatch, "example_wasabi_batch.py", speed=5)
 
     assert state == "success"
     wait_state, report = tasks[("wait", -1)]
     assert wait_state == "success"
     assert report["batch"].startswith("example_wasabi_batch/")
     assert (report["counts"], report["failures"]) == ({"completed": 3}, [])
+    assert labels == ["trailer.mp4", "interview.mp4", "archive.mp4"]
     find_state, paths = tasks[("find_results", -1)]
     assert find_state == "success"
     for number, (path, name) in enumerate(zip(paths, ["trailer", "interview", "archive"], strict=True)):

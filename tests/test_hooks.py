@@ -517,10 +517,13 @@ class TestListJobs:
         ("pages", "count"),
         [
             ([[]], 0),
-            ([range(99)], 99),
+            ([range(9)], 9),
+            ([range(99), []], 99),
             ([range(100), []], 100),
             ([range(100), range(100, 199)], 199),
             ([range(100), range(100, 200), [200]], 201),
+            # A server that allows no more than 25 jobs on a page.
+            ([range(25), range(25, 50), range(50, 60)], 60),
         ],
     )
     def test_incomplete_page_is_the_last(self, write_connection, pages, count):

@@ -239,6 +239,90 @@ class TestSubmit:
         assert default - 60 < task.timeout.total_seconds() <= default
 
 
+def test_execute_in_an_open_dag_context(serve_account: Any, run: TaskRun) -> None:
+    with serve_account(AccountResponses()) as account, DAG("media", schedule=None):
+        report = execute(submit_task(), run.context)
+
+    assert report == completed(account.jobs[0]["Id"])
+
+
+class TestOtherJobOfTheName:
+    @pytest.mark.parametrize(
+        ("field", "value", "expected"),
+        [
+            (
+                "Destination",
+                {"Bucket": "staging", "Region": "us-east-1"},
+                "destination staging/us-east-1, not results/",
+            ),
+            ("Destination", {"Bucket": "results", "Region": "eu-1"}, "destination results/eu-1, not results/us-east-1"),
+            ("Batch", "another", "batch another, not none"),
+            ("Services", {"logo": ""}, "services logo, not ocr"),
+        ],
+    )
+    @pytest.mark.parametrize("status", ["in_progress", "completed"])
+    def test_job_for_something_else_is_an_error(
+        self, serve_account: Any, run: TaskRun, field: str, value: Any, expected: str, status: str
+    ) -> None:
+        job = {**make_job("monday", status), field: value}
+        with serve_account(AccountResponses(job)) as account, pytest.raises(ValueError, match=expected):
+            run.start_try(name="monday")
+
+        assert account.requests == [LOOKUP]
+
+    @pytest.mark.parametrize("missing", ["Destination", "Services", "Source", "Batch"])
+    def test_what_the_api_does_not_return_is_not_compared(self, serve_account: Any, run: TaskRun, missing: str) -> None:
+        job = {**make_job("monday", "completed"), "Services": {"ocr": {"config": {"added": True}}}}
+        job.pop(missing, None)
+        with serve_account(AccountResponses(job)) as account:
+            assert run.start_try(name="monday") == completed(job["Id"])
+
+        assert account.count(SUBMIT) == 0
+
+
+class TestNameTemplate:
+    def test_name_can_use_the_rendered_source(self, serve_account: Any, run: TaskRun) -> None:
+        with DAG("media", schedule=None):
+            task = submit_task(
+                source={"bucket": "media", "object_key": "{{ key }}"}, name="{{ run }}/{{ task.source.object_key }}"
+            )
+        task.render_template_fields({"key": "tuesday.mp4", "run": "r1", "task": task})
+        with serve_account(AccountResponses()) as account:
+            execute(task, run.context)
+
+        assert account.posted_bodies[0]["Name"] == "r1/tuesday.mp4"
+
+    @pytest.mark.parametrize("name", ["r1/{{ params.key }}", "{% if a %}", "r1/MappedArgument(_input=…)"])
+    def test_name_that_still_contains_a_template_is_an_error(self, serve_account: Any, run: TaskRun, name: str) -> None:
+        task = submit_task(name="{{ later }}")
+        task.name = name
+        with serve_account(AccountResponses()) as account, pytest.raises(ValueError, match="still contains a template"):
+            execute(task, run.context)
+
+        assert account.requests == []
+
+
+class TestChangedName:
+    def test_name_that_the_api_changes_is_logged_at_once(
+        self, serve_account: Any, monkeypatch: Any, caplog: Any, run: TaskRun
+    ) -> None:
+        monkeypatch.setattr(WasabiSubmitJobOperator, "log", logging.getLogger("operator"))
+        submitted = json_response({"Job": {"Id": "12345", "Status": "submitted", "Name": "monday"}})
+        with serve_account(AccountResponses(make_job("12345", "completed"), post_responses=((True, submitted),))):
+            run.start_try(name=" Monday ", wait_for_completion=False)
+
+        assert "submitted with name ' Monday ', but the API stores it as 'monday'" in caplog.text
+
+    def test_listed_job_without_a_name_is_matched_by_source_and_batch(self, serve_account: Any, run: TaskRun) -> None:
+        with serve_account(AccountResponses()) as account:
+            job_id = run.start_try(wait_for_completion=False, batch="a")
+            del account.jobs[0]["Name"]
+            report = run.start_try(batch="a")
+
+        assert report == completed(job_id)
+        assert account.count(SUBMIT) == 1
+
+
 class TestKilledWorker:
     # The retry finds the job running, or already completed.
     @pytest.mark.parametrize("speed", [25, 1e6], ids=["running", "completed"])
@@ -522,7 +606,7 @@ class TestLookup:
             run.start_try(name="monday")
 
         assert str(caught.value) == (
-            f"Job name 'monday' of task 'submit' already belongs to job {account.jobs[0]['Id']} for "
+            f"Job name 'monday' of task 'submit' already belongs to job {account.jobs[0]['Id']} for file "
             f"{other_file['bucket']}/{other_file['object_key']}, not media/monday.mp4. "
             "Use a unique name for each file, or omit name."
         )
@@ -531,7 +615,7 @@ class TestLookup:
     def test_mapped_task_with_another_file(self, serve_account: Any, run: TaskRun) -> None:
         with serve_account(AccountResponses()) as account:
             run.start_try(wait_for_completion=False)
-            with pytest.raises(ValueError, match="Start a new run, or name the jobs by their files"):
+            with pytest.raises(ValueError, match="Start a new run, or set name, for example to"):
                 run.start_try(source={**FILE, "object_key": "tuesday.mp4"})
 
         assert account.count(SUBMIT) == 1
@@ -825,7 +909,7 @@ class TestStateStore:
         with serve_account(AccountResponses()) as account:
             run.start_try(name="monday")
             with pytest.raises(
-                ValueError, match=r"already belongs to job .* for media/monday\.mp4, not media/tuesday\.mp4"
+                ValueError, match=r"already belongs to job .* for file media/monday\.mp4, not media/tuesday\.mp4"
             ):
                 run.start_try(name="monday", source={**FILE, "object_key": "tuesday.mp4"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
+    Asset,
     TaskDeferred,
 )
 from connections import ACCESS_KEY, SECRET_KEY
@@ -22,6 +25,8 @@ from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.waiting import wait
+
+OUTLET = Asset("s3://results/report")
 
 every_failure = pytest.mark.parametrize(
     ("last_response", "arguments", "exception", "message"),
@@ -560,6 +565,8 @@ class TestDeferrable:
             ({"end_from_trigger": True}, True, None),
             ({"end_from_trigger": True, "max_error_count": 3}, True, 3),
             ({"end_from_trigger": True, "do_xcom_push": False}, False, None),
+            ({"end_from_trigger": True, "multiple_outputs": True}, False, None),
+            ({"end_from_trigger": True, "outlets": [OUTLET]}, False, None),
             ({"max_error_count": 3}, False, 3),
         ],
     )
@@ -684,6 +691,37 @@ class TestArguments:
             ValueError, match=r"^max_error_count of task 'wait' is .*, but must be None or an integer of at least 0"
         ):
             WasabiJobSensor(task_id="wait", job_id="12345", max_error_count=max_error_count)
+
+    def test_report_instead_of_a_job_id(self) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="{{ later }}")
+        sensor.job_id = {"job_id": "12345", "status": "completed"}  # type: ignore[assignment] # what a user passes
+        with pytest.raises(ValueError, match=r"but must be a job id\. Pass its \['job_id'\]\."):
+            sensor.execute({})
+
+    @pytest.mark.parametrize("poke_interval", [float("inf"), float("nan")])
+    def test_poke_interval_must_be_finite(self, poke_interval: float) -> None:
+        with pytest.raises((ValueError, OverflowError, AirflowException)):  # of Airflow itself, or of this package
+            WasabiJobSensor(task_id="wait", job_id="12345", poke_interval=poke_interval)
+
+    def test_backoff_does_not_overflow_in_reschedule_mode(self) -> None:
+        sensor = WasabiJobSensor(
+            task_id="wait", job_id="12345", poke_interval=0, mode="reschedule", exponential_backoff=True, timeout=10**6
+        )
+
+        assert 1 <= sensor._get_next_poke_interval(0.0, lambda: 3700.0, 1) <= 2
+
+    @pytest.mark.parametrize("flag", [None, "soft_fail", "never_fail"])
+    def test_task_timeout_between_two_pokes(self, set_connection: Any, monkeypatch: Any, flag: str | None) -> None:
+        def time_out(_: float) -> None:
+            raise AirflowTaskTimeout("execution_timeout")
+
+        flags: Any = {flag: True} if flag else {}
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", **flags)
+        with Loopback(status_response("in_progress")) as server:
+            set_connection(server.url)
+            monkeypatch.setattr(time, "sleep", time_out)
+            with pytest.raises(AirflowSkipException if flag else AirflowTaskTimeout, match="execution_timeout"):
+                sensor.execute({})
 
     def test_deferrable_needs_a_positive_poke_interval(self) -> None:
         with pytest.raises(ValueError, match=r"^poke_interval of task 'wait' is 0"):

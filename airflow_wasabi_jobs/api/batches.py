@@ -10,7 +10,6 @@ if two complete lists in a row are equal and every job in them has finished.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ import msgspec
 
 from airflow_wasabi_jobs.api import endpoints
 from airflow_wasabi_jobs.api.models import JobStatus, JobSummary
+from airflow_wasabi_jobs.api.pages import Pages
 
 T = TypeVar("T")
 
@@ -138,17 +138,13 @@ def poll_batch(batch: str, *, expected_jobs: int | None, max_failures: int, fail
 def _list(batch: str, status: JobStatus | None = None, enough: float = float("inf")) -> Requests[dict[str, JobSummary]]:
     """List pages until they have enough jobs of the batch, or all of them."""
     found: dict[str, JobSummary] = {}
-    seen: set[str] = set()
-    for number in itertools.count(1):
-        page: list[JobSummary] = yield endpoints.list_batch(batch, status=status, page_number=number)
-        before = len(seen)
+    pages = Pages[JobSummary]()
+    while not pages.is_complete and len(found) < enough:
+        page: list[JobSummary] = yield endpoints.list_batch(batch, status=status, page_number=pages.next_number)
         for job in page:
-            seen.add(job.job_id)
             if job.batch == batch and job.status is not None:
                 found[job.job_id] = job
-        # A page without a new job ends the list: some servers repeat their last page forever.
-        if len(page) < endpoints.MAX_PAGE_SIZE or len(seen) == before or len(found) >= enough:
-            break
+        pages.add(page)
     return found
 
 

@@ -16,6 +16,8 @@ def validate_id(value: object, kind: str = "job id") -> str:
     text = value.strip() if isinstance(value, str) else None
     if text is None or text in {"", "None"}:
         raise ValueError(f"is {value!r}, but must be a {kind}")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(f"is {text!r}, which cannot be a {kind}: it is not valid Unicode")
     if text in {".", ".."}:
         raise ValueError(f"is {text!r}, which cannot be a {kind}: in a URL it points to another path")
     return text

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_RETRY_AFTER_SECONDS = 1e9  # a number that JSON can carry, unlike infinity
+CHECK_KEYS = "Check the access key (login) and secret key (password) of the connection."
 CONNECTION_CLOSED = "Connection closed before the response was complete"
 CHECK_HOST_AND_PORT = "If this persists, check the host and port."
 CHECK_HOST = (
@@ -103,7 +104,7 @@ def _status_error(settings: Settings, request: Request[Any], response: Response)
             error_class, advice = exceptions.BadRequestError, "Correct the arguments that the API rejects."
         case 401:
             error_class = exceptions.AuthenticationError
-            advice = "Check the access key (login) and secret key (password) of the connection."
+            advice = CHECK_KEYS
         case 403:
             error_class = exceptions.PermissionDeniedError
             advice = f"The user of these keys needs the IAM policy {request.policy}."

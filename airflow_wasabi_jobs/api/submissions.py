@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.models import Job
 
 KNOWN_SERVICES = frozenset({"ocr", "s2t", "nld", "audiotag", "face", "logo"})
 MAX_TEXT_LENGTH = 256
@@ -50,6 +53,40 @@ def replace_templates(value: object) -> Any:
     if isinstance(value, Mapping):
         return {name: inner if is_literal(inner) else "placeholder" for name, inner in value.items()}
     return None
+
+
+def find_difference(submission: Mapping[str, Any], job: Job) -> str | None:
+    """
+    Return how a job differs from a submission with the same name, such as ``destination a, not b``.
+
+    What the API does not return is not compared. Of the services only the names are: the API may add settings.
+
+    :param submission: the fields of the submission.
+    :param job: the job.
+    :return: the difference, or None if the job belongs to the submission.
+    """
+    source, destination = submission["source"], submission["destination"]
+    compared = {
+        "file": (_join(job.source.bucket, job.source.object_key), _join(source["bucket"], source["object_key"])),
+        "destination": (
+            _join(job.destination.bucket, job.destination.region),
+            _join(destination["bucket"], destination["region"]),
+        ),
+        "batch": (job.batch or None, submission["batch"] or ""),
+        "services": (_sorted_names(job.services), _sorted_names(submission["services"])),
+    }
+    for field, (actual, expected) in compared.items():
+        if actual is not None and actual != expected:
+            return f"{field} {actual}, not {expected or 'none'}"
+    return None
+
+
+def _join(*parts: str | None) -> str | None:
+    return None if None in parts else "/".join(filter(None, parts))
+
+
+def _sorted_names(services: Mapping[str, Any] | None) -> str | None:
+    return None if services is None else ", ".join(sorted(services))
 
 
 def _validate_name(label: str, value: object) -> str:

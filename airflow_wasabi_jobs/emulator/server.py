@@ -91,7 +91,7 @@ class AirEmulator:
     def connection_uri(self) -> str:
         """The Airflow connection to this emulator, as the value of an ``AIRFLOW_CONN_…`` variable."""
         keys = f"{quote(self._behaviour.access_key, safe='')}:{quote(self._behaviour.secret_key, safe='')}"
-        return f"wasabi://{keys}@{quote(self.url, safe='')}"
+        return f"wasabi://{keys}@{quote(_loopback_url(self.url), safe='')}"
 
     @property
     def job_names(self) -> list[str]:
@@ -112,7 +112,11 @@ class AirEmulator:
         self._thread.join()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - raised by __enter__
+            self._failure = error
+            self._listening.set()
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -124,6 +128,11 @@ class AirEmulator:
             self._failure = error
         finally:
             self._listening.set()
+
+
+def _loopback_url(url: str) -> str:
+    """Return a URL that a client on this machine can use for an emulator that listens on all addresses."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def is_open(url: str) -> bool:

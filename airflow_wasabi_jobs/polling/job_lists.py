@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from airflow_wasabi_jobs.api import endpoints
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError
 from airflow_wasabi_jobs.api.models import JobStatus, JobSummary
+from airflow_wasabi_jobs.api.pages import MIN_PAGE_LIMIT
 
 SendPage = Callable[[endpoints.Request[list[JobSummary]]], Awaitable[list[JobSummary] | WasabiApiError]]
 
@@ -31,7 +32,7 @@ class UnfinishedJobLists:
     def __init__(self) -> None:
         self._page_counts = dict.fromkeys(_UNFINISHED, 1)
         self._polls_to_skip, self._useless_polls = 0, 0
-        self._longest_page = 0
+        self._longest_page = MIN_PAGE_LIMIT
 
     async def find_running(
         self, last_statuses: dict[str, JobStatus | None], send: SendPage, timeout_seconds: float
@@ -104,7 +105,7 @@ class UnfinishedJobLists:
                 running |= found
                 missing -= found.keys()
                 useless_pages = 0 if len(found) > 1 else useless_pages + 1
-                # A server may have a smaller limit for the size of a page.
+                # A server may have a smaller limit for the size of a page than the API documents.
                 self._longest_page = max(self._longest_page, len(page))
                 is_last = is_last or not page or len(page) < self._longest_page
         self._page_counts[status] = number

@@ -39,14 +39,13 @@ class Poller:
         self._opened: asyncio.Future[tuple[RequestQueue, StatusRequests]] = asyncio.get_running_loop().create_future()
         self._main_task: asyncio.Task[None] | None = None
 
-    async def poll(self, poll: Poll, *, align: bool, first: bool, at_once: bool) -> JobReport | JobStatus:
+    async def poll(self, poll: Poll, *, align: bool, first: bool) -> JobReport | JobStatus:
         """
         Poll a job when it is due, and return as soon as there is something to report.
 
         :param poll: the poll.
         :param align: whether to poll together with other waits of the same interval.
         :param first: whether this is the first poll of a wait.
-        :param at_once: whether to poll when the poll is due, and only later together with others.
         """
         requests, statuses = await self._open()
         # Growing intervals differ from wait to wait, so those within a factor of two form a group.
@@ -56,7 +55,7 @@ class Poller:
             self._keys[poll] = key
             self._groups.setdefault(key, PollGroup(requests, statuses, self._start_task)).members.add(poll)
         group = self._groups[key]
-        if align and not at_once:
+        if align:
             poll.due_at = group.next_due_time(poll.interval, first=first)
         group.schedule(poll)
         self._pending.add(poll)

@@ -81,6 +81,7 @@ class Connection:
         self._read_settings = read_settings
         self._lock = asyncio.Lock()
         self._result: Settings | WasabiApiError | None = None
+        self.version = 0
         self._read_started_at = self._read_ended_at = -math.inf
 
     async def get_settings(self, since: float) -> Settings:
@@ -91,10 +92,17 @@ class Connection:
                 await self._read()
             return self._unwrap_result()
 
-    async def refresh_settings(self, since: float) -> Settings:
-        """Return the settings, read again unless that was done since then."""
+    async def refresh_settings(self, rejected: Settings, version: int, sent_at: float) -> Settings:
+        """
+        Return the settings after a request with some of them was rejected.
+
+        :param rejected: the settings of the request.
+        :param version: their version. The connection is read again unless another wait has done that since then.
+        :param sent_at: when the request was sent. A read before that may have found the keys that have become invalid.
+        """
         async with self._lock:
-            if self._read_started_at < since:
+            is_outdated = self._result == rejected and self._read_started_at < sent_at
+            if self.version == version or is_outdated:
                 await self._read()
             return self._unwrap_result()
 
@@ -105,6 +113,7 @@ class Connection:
             self._result = await self._read_settings()
         except WasabiApiError as error:
             self._result = error
+        self.version += 1
         self._read_started_at, self._read_ended_at = started_at, loop.time()
 
     def _unwrap_result(self) -> Settings:

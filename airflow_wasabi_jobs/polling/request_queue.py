@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import tenacity
 
+from airflow_wasabi_jobs.api import responses
 from airflow_wasabi_jobs.api.client.retries import Deadline, retry_arguments
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError, WasabiApiError
 from airflow_wasabi_jobs.polling.rate_limiter import RateLimiter
@@ -37,8 +38,7 @@ class RequestQueue:
         self._client = client
         self._account = account
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
-        self._rejection: AuthenticationError | None = None
-        self._rejected_at = -math.inf
+        self._keys_rejected_at = -math.inf
 
     async def send(self, request: Request[T], connection_name: str | None = None, *, since: float) -> T:
         """
@@ -57,8 +57,8 @@ class RequestQueue:
             async with self._slots:
                 await self.rate_limiter.wait()
                 deadline.postpone(time.monotonic() - queued_at)
-                if self._rejection is not None and self._rejected_at >= since:
-                    raise copy.copy(self._rejection)
+                if self._keys_rejected_at >= since:
+                    raise self._rejection(request, connection_name)
                 try:
                     result = await self._client.send_once(request, deadline, connection_name)
                 except WasabiApiError as error:
@@ -74,5 +74,10 @@ class RequestQueue:
     def _record_error(self, error: WasabiApiError) -> None:
         self.rate_limiter.record_error(error)
         if isinstance(error, AuthenticationError):
-            # Without its traceback, whose frames hold the poll.
-            self._rejection, self._rejected_at = copy.copy(error), asyncio.get_running_loop().time()
+            self._keys_rejected_at = asyncio.get_running_loop().time()
+
+    def _rejection(self, request: Request[Any], connection_name: str | None) -> AuthenticationError:
+        settings = msgspec.structs.replace(self._account, name=connection_name or self._account.name)
+        return AuthenticationError(
+            responses.error_message(settings, request, "HTTP 401 Unauthorized", responses.CHECK_KEYS), status_code=401
+        )

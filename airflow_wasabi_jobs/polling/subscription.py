@@ -60,7 +60,7 @@ class Subscription:
         """
         loop = asyncio.get_running_loop()
         settings = await self._connection.get_settings(since=self._started_at)
-        is_first, at_once = self._poll is None, False
+        is_first = self._poll is None
         poll = self._poll = self._poll or Poll(
             job_id=job_id,
             connection_name=self._connection.name,
@@ -72,16 +72,17 @@ class Subscription:
         poll.report_unchanged_at = loop.time() + (report_unchanged_after if align else 0)
         poll.result = loop.create_future()
         while True:
+            version = self._connection.version
             poller = await self._get_poller(settings)
-            sent_at = loop.time()
             try:
-                return await poller.poll(poll, align=align, first=is_first, at_once=at_once)
+                return await poller.poll(poll, align=align, first=is_first)
             except AuthenticationError:
-                settings = await self._connection.refresh_settings(since=max(sent_at, poll.due_at))
+                settings = await self._connection.refresh_settings(settings, version, sent_at=poll.due_at)
                 if account_of(settings) == poller.account:
                     raise
-            # The keys have changed: poll again, at once.
-            poll.result, poll.due_at, at_once = loop.create_future(), loop.time(), True
+            # The keys have changed: poll again, at once, and report whatever the status is.
+            poll.result, poll.due_at, align = loop.create_future(), loop.time(), False
+            poll.report_unchanged_at = poll.due_at
 
     async def send(self, request: Request[T]) -> T:
         """
@@ -92,12 +93,12 @@ class Subscription:
         """
         settings = await self._connection.get_settings(since=self._started_at)
         while True:
+            version, sent_at = self._connection.version, asyncio.get_running_loop().time()
             poller = await self._get_poller(settings)
-            sent_at = asyncio.get_running_loop().time()
             try:
                 return await poller.send(request, self._connection.name)
             except AuthenticationError:
-                settings = await self._connection.refresh_settings(since=sent_at)
+                settings = await self._connection.refresh_settings(settings, version, sent_at)
                 if account_of(settings) == poller.account:
                     raise
 

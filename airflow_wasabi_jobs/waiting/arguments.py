@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from airflow_wasabi_jobs.api.ids import validate_id
 
 CHECK_UPSTREAM = "If it comes from a template or XCom, check what the upstream task returned."
@@ -12,7 +15,8 @@ def validate_id_argument(field: str, value: object, kind: str, *, task_id: str) 
     try:
         return validate_id(value, kind)
     except ValueError as error:
-        raise ValueError(f"{field} of task {task_id!r} {error}. {CHECK_UPSTREAM}") from None
+        advice = "Pass its ['job_id']." if isinstance(value, Mapping) and "job_id" in value else CHECK_UPSTREAM
+        raise ValueError(f"{field} of task {task_id!r} {error}. {advice}") from None
 
 
 def validate_integer(field: str, value: object, *, minimum: int, optional: bool, task_id: str) -> None:
@@ -25,7 +29,9 @@ def validate_integer(field: str, value: object, *, minimum: int, optional: bool,
 
 
 def validate_poke_interval(seconds: float, *, deferrable: bool, task_id: str) -> None:
-    """Raise ``ValueError`` for an interval that a trigger cannot wait for."""
+    """Raise ``ValueError`` for an interval that a sensor or a trigger cannot wait for."""
+    if not math.isfinite(seconds):
+        raise ValueError(f"poke_interval of task {task_id!r} is {seconds!r}, but must be a number of seconds.")
     if deferrable and seconds <= 0:
         raise ValueError(
             f"poke_interval of task {task_id!r} is {seconds!r}, but must be more than 0 with deferrable=True."

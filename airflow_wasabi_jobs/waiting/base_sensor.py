@@ -90,6 +90,10 @@ class WasabiBaseSensor(BaseSensorOperator):
         except AirflowSensorTimeout as timeout:
             with self._skip_as_configured():
                 raise self._wait.timeout_error() from timeout
+        except AirflowTaskTimeout:
+            # It may come between two pokes, where the base class does not handle it.
+            with self._skip_as_configured():
+                raise
         except AirflowSkipException as skip:
             # The base class does not say what it skips. Without a cause it is the timeout.
             reason = skip.__cause__ or self._wait.timeout_error()
@@ -134,12 +138,17 @@ class WasabiBaseSensor(BaseSensorOperator):
                 raise
             self._wait.log_silenced_error(error)
         if xcom is None:
-            defer_until(self, self._wait, self._create_trigger(), timeout_at)
+            trigger = self._create_trigger()
+            defer_until(self, self._wait, trigger, poke_interval=self.poke_interval, timeout_at=timeout_at)
         return xcom
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Any, poke_count: int) -> float:
         # Airflow has no public way to limit the exponent. In 2.11 to 3.3 it overflows after about a thousand pokes.
-        return float(super()._get_next_poke_interval(started_at, run_duration, min(poke_count, _MAX_BACKOFF_POKES)))
+        try:
+            return float(super()._get_next_poke_interval(started_at, run_duration, min(poke_count, _MAX_BACKOFF_POKES)))
+        except OverflowError:
+            # In reschedule mode Airflow counts the pokes itself, by the time that has passed.
+            return float(super()._get_next_poke_interval(started_at, lambda: 0.0, 1))
 
     @contextmanager
     def _skip_as_configured(self) -> Iterator[None]:

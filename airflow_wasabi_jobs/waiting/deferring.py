@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 _TRIGGER_TIMEOUTS = {"Trigger timeout", "Trigger/execution timeout"}
 
 
-def defer_until(task: BaseOperator, wait: Wait, trigger: BaseTrigger, timeout_at: float) -> NoReturn:
+def defer_until(
+    task: BaseOperator, wait: Wait, trigger: BaseTrigger, *, poke_interval: float, timeout_at: float
+) -> NoReturn:
     """
     Defer a task, which resumes with ``execute_complete(context, event, timeout_at)``.
 
+    :param poke_interval: seconds between two polls, for the log.
     :param timeout_at: when the wait times out, in seconds since the epoch.
     :raises AirflowSensorTimeout: if it has timed out already.
     """
@@ -29,7 +32,7 @@ def defer_until(task: BaseOperator, wait: Wait, trigger: BaseTrigger, timeout_at
     task.log.info(
         "%s: waiting in the triggerer; polling every %g s; times out at %s UTC.",
         wait.subject,
-        trigger.poke_interval,  # type: ignore[attr-defined] # of both triggers of this package
+        poke_interval,
         datetime.fromtimestamp(timeout_at, UTC).strftime("%Y-%m-%d %H:%M"),
     )
     task.defer(

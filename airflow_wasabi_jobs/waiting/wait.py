@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
@@ -260,18 +261,37 @@ class BatchWait(Wait):
     def _finish(self, report: BatchReport) -> XCom:
         failures: list[str] = []
         if report.failure_count > self._max_failures:
-            failures = [self._describe_failure(job) for job in report.failed_jobs[:MAX_DESCRIBED_FAILURES]]
+            failures = self._describe_failures(report.failed_jobs[:MAX_DESCRIBED_FAILURES])
         return batch_outcome(report, batch=self._describe(), max_failures=self._max_failures, failures=failures)
 
-    def _describe_failure(self, job: FailedJob) -> str:
+    def _describe_failures(self, jobs: list[FailedJob]) -> list[str]:
+        from airflow_wasabi_jobs.api import endpoints
+        from airflow_wasabi_jobs.api.client import JobsClient
+
+        settings = self._hook.get_conn().settings
+
+        def get_errors(job: FailedJob) -> JobErrors | Exception:
+            try:
+                # A client for each thread, because sessions of requests are not thread-safe.
+                return JobsClient(settings).send(endpoints.get_job_errors(job.job_id))
+            except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
+                return error
+
+        # At the same time, so that all of them take no longer than one request.
+        with ThreadPoolExecutor(max_workers=len(jobs)) as executor:
+            return [
+                self._describe_failure(job, errors)
+                for job, errors in zip(jobs, executor.map(get_errors, jobs), strict=True)
+            ]
+
+    def _describe_failure(self, job: FailedJob, errors: JobErrors | Exception) -> str:
         reason = None
-        try:
-            errors = self._hook.get_job_errors(job.job_id)
-            reason = errors.error_code or errors.status.value
-        except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
+        if isinstance(errors, Exception):
             self._log.warning(
-                "%s: could not retrieve the failure reason of job %r. %s", self.subject, job.job_id, error
+                "%s: could not retrieve the failure reason of job %r. %s", self.subject, job.job_id, errors
             )
+        else:
+            reason = errors.error_code or errors.status.value
         details = ", ".join(filter(None, (f"job {job.job_id}", reason)))
         if job.source:
             return f"{job.source} ({details})"

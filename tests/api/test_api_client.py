@@ -287,6 +287,41 @@ def test_malformed_http_is_a_transient_error(send_to, script):
     assert caught.value.is_transient
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        response(503, Set_Cookie=9000 * "a"),
+        response(503, X_Odd="a\x01b"),
+        b"HTTP/1.1 503 Busy\r\nCache Control: no\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 429 Busy\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\ngarbage\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["large cookie", "control character", "space in a header name", "two lengths", "line without a colon"],
+)
+def test_odd_header_of_a_transient_error_keeps_it_transient(send_to, script):
+    with Loopback(script) as server, pytest.raises(exceptions.WasabiApiError) as caught:
+        send_to(server)
+
+    assert caught.value.is_transient
+
+
+@pytest.mark.parametrize("header", [b"Cache Control: no", b"garbage", b"Content-Length: %d" % len(BODY)])
+@pytest.mark.parametrize("status", [b"200 OK", b"404 Not Found"])
+def test_odd_header_has_the_same_outcome_in_both_clients(send_to, header, status):
+    script = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n\r\n%s" % (status, len(BODY), header, BODY)
+    with Loopback(script) as server:
+        if status.startswith(b"200"):
+            assert send_to(server) == COMPLETED
+        else:
+            with pytest.raises(exceptions.NotFoundError):
+                send_to(server)
+
+
+def test_large_header_of_a_valid_response(send_to):
+    with Loopback(response(200, BODY, Set_Cookie=9000 * "a")) as server:
+        assert send_to(server) == COMPLETED
+
+
 def test_body_that_cannot_be_decompressed_is_a_permanent_error(expect_error):
     with Loopback(response(200, b"not gzipped", Content_Encoding="gzip")) as server:
         error = expect_error(exceptions.InvalidResponseError, server, retries=2)
@@ -452,6 +487,21 @@ def test_connect_timeout_covers_proxy_and_tls_handshake(expect_error, is_async):
     # In requests the timeout is for each of the two, in aiohttp for both together.
     with Loopback(connect_slowly) as proxy, duration(at_least=1.9, at_most=3.7 if is_async else 6):
         expect_error(exceptions.ApiTimeoutError, OTHER_HOST, proxy=proxy.url, connect_timeout=2, read_timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [response(407), response(403), response(502, "<html>"), cut(b"rubbish\r\n\r\n"), reset()],
+    ids=["407", "403", "502", "rubbish", "reset"],
+)
+@pytest.mark.parametrize("password", ["p4ss-of-the-proxy", "p4ss%2Fof%40the-proxy"])
+def test_password_of_the_environment_proxy_is_redacted(send_to, everything_shown, monkeypatch, script, password):
+    with Loopback(script) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@127.0.0.1:{proxy.port}")
+        with pytest.raises(exceptions.WasabiApiError) as caught:
+            send_to(OTHER_HOST)
+
+    assert "p4ss" not in everything_shown(caught.value)
 
 
 # Retries
@@ -704,6 +754,34 @@ def test_incomplete_response_through_tls_is_a_transient_error(send_to, tls, ca_f
         send_to(server, verify=ca_file, read_timeout=0.2)
 
     assert caught.value.is_transient
+
+
+def tls_alert(level, description):
+    def act(connection):
+        connection.sock.recv(4096)
+        connection.send(bytes([0x15, 3, 3, 0, 2, level, description]))
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("script", "is_transient"),
+    [
+        (tls_alert(2, 80), True),
+        (tls_alert(2, 40), False),
+        (tls_alert(2, 112), False),
+        (tls_alert(1, 0), True),
+        (cut(), True),
+        (reset(), True),
+    ],
+    ids=["internal_error", "handshake_failure", "unrecognized_name", "close_notify", "closed", "reset"],
+)
+def test_tls_alert_has_the_same_outcome_in_both_clients(send_to, script, is_transient):
+    with Loopback(script, respond_on_connect=True) as server, pytest.raises(exceptions.ApiConnectionError) as caught:
+        send_to(f"https://127.0.0.1:{server.port}")
+
+    assert caught.value.is_transient is is_transient
+    assert isinstance(caught.value, exceptions.TlsError) is not is_transient
 
 
 # Proxies

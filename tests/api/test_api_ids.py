@@ -31,6 +31,12 @@ def test_invalid_id(value):
     assert repr(value) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["\ud800", "job-\udfff-1"])
+def test_unpaired_surrogate_is_not_a_valid_id(value):
+    with pytest.raises(ValueError, match="not valid Unicode"):
+        validate_id(value)
+
+
 @pytest.mark.parametrize("value", [".", "..", " .. "])
 def test_dot_segment_is_not_a_valid_id(value):
     with pytest.raises(ValueError, match="cannot be a job id: in a URL it points to another path"):

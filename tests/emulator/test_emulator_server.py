@@ -34,6 +34,7 @@ from airflow_wasabi_jobs.api.settings import build_settings
 from airflow_wasabi_jobs.demo.standalone import free_port
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY, Behaviour, create_application
+from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
 BODY = {
     "Name": "talk",
@@ -833,6 +834,22 @@ class TestAirEmulator:
         assert emulator.job_names == ["talk", "completes", "night"]
         with pytest.raises(AttributeError):
             emulator.job_names = []
+
+    @pytest.mark.parametrize(("host", "expected"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]")])
+    def test_connection_uri_is_usable_if_it_listens_on_all_addresses(self, monkeypatch, host, expected):
+        with AirEmulator(host=host) as emulator:
+            monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
+            hook = WasabiJobsHook()
+            assert hook.get_job_status("completes").status == "submitted"
+            assert f"//{expected}:" in hook.get_conn().settings.base_url
+
+    def test_error_before_the_event_loop_starts_is_raised(self, monkeypatch):
+        def fail(*_):
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr(asyncio.events, "new_event_loop", fail)
+        with pytest.raises(OSError, match="Too many open files"), AirEmulator():
+            pass
 
     def test_stops_and_releases_its_port(self):
         threads = set(threading.enumerate())

@@ -15,6 +15,7 @@ from airflow_wasabi_jobs.api import endpoints, responses
 from airflow_wasabi_jobs.api.client.connection_errors import connection_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, with_environment_proxy
 from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
+from airflow_wasabi_jobs.api.client.synchronous import JobsClient
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
@@ -73,14 +74,7 @@ class AsyncJobsClient:
         return await retrying(self.send_once, request, deadline)
 
     async def send_once(self, request: endpoints.Request[T], deadline: Deadline, name: str | None = None) -> T:
-        """
-        Send a request once, and return its result.
-
-        :param request: the request.
-        :param deadline: when the response must be complete.
-        :param name: how messages refer to the settings, instead of their own name.
-        :raises WasabiApiError: if there is no result.
-        """
+        """Send a request once, and return its result. Messages refer to the settings by their name, or by another."""
         settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings
         connect_timeout = settings.options.connect_timeout
         read_timeout = max(0.001, min(settings.options.read_timeout, deadline.seconds_to_read()))
@@ -104,8 +98,23 @@ class AsyncJobsClient:
                     check_body_size(settings, request, body)
                 parsed = responses.Response(response.status, response.headers, bytes(body))
         except (aiohttp.ClientError, OSError, UnicodeError) as cause:
+            if request.method == "GET" and _is_rejected_by_parser(cause):
+                return await asyncio.to_thread(_send_with_requests, settings, request, deadline)
             raise connection_error(settings, request, cause) from responses.redact_cause(settings, request, cause)
         return responses.parse_response(settings, request, parsed)
+
+
+def _is_rejected_by_parser(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ClientResponseError) and not isinstance(error, aiohttp.ClientHttpProxyError)
+
+
+def _send_with_requests(settings: Settings, request: endpoints.Request[T], deadline: Deadline) -> T:
+    """Send a request again, because http.client accepts headers that aiohttp rejects: a wait ends the same in both."""
+    client = JobsClient(settings)
+    try:
+        return client.send_once(request, deadline)
+    finally:
+        client.close()
 
 
 async def _start_read_timeout(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:

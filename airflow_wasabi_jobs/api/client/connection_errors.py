@@ -27,6 +27,10 @@ _UNDECODABLE = (urllib3.exceptions.DecodeError, aiohttp.http_exceptions.ContentE
 _TOO_LARGE = tuple(filter(None, [getattr(aiohttp.http_exceptions, "DecompressSizeError", None)]))
 
 
+class InterimResponseError(requests.RequestException):
+    """Requests returned a response that is followed by the final one."""
+
+
 def connection_error(settings: Settings, request: Request[Any], cause: BaseException) -> exceptions.WasabiApiError:
     """Return the error to raise for an exception of requests or aiohttp."""
     chain = list(_chain(cause))
@@ -36,28 +40,22 @@ def connection_error(settings: Settings, request: Request[Any], cause: BaseExcep
     return error_class(message, status_code=status_code)
 
 
-def interim_response_error(
-    settings: Settings, request: Request[Any], status_code: int
-) -> exceptions.ApiConnectionError:
-    """Return the error to raise for an interim response that requests takes for the final one."""
-    problem = f"HTTP {status_code} {http.client.responses[status_code]} instead of a final response"
-    return exceptions.ApiConnectionError(
-        responses.error_message(settings, request, problem, "If this persists, use deferrable=True."),
-        status_code=status_code,
-    )
-
-
 def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiError], str, str]:
     def find(*classes: type[BaseException]) -> BaseException | None:
         return next((link for link in chain if isinstance(link, classes)), None)
 
+    if interim := find(InterimResponseError):
+        problem = f"{interim} instead of a final response"
+        return exceptions.ApiConnectionError, problem, "If this persists, use deferrable=True."
     if certificate := find(ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError):
         return (
             exceptions.TlsError,
             f"The certificate of the server is not trusted ({certificate})",
             "Check the host. For a private authority, put the path of its PEM file in 'verify' in the extra.",
         )
-    if (tls := find(ssl.SSLError)) and not isinstance(tls, _TLS_CLOSED):
+    # The errors of aiohttp derive from SSLError, too: the last one is that of the ssl module.
+    tls = next((link for link in reversed(chain) if isinstance(link, ssl.SSLError)), None)
+    if tls and not _is_transient_tls_error(tls):
         advice = "Check the host and port. If the server speaks unencrypted HTTP, put http:// before the host."
         return exceptions.TlsError, f"TLS handshake failed ({tls})", advice
     lookup = find(socket.gaierror)
@@ -79,6 +77,11 @@ def _classify(chain: list[BaseException]) -> tuple[type[exceptions.WasabiApiErro
         # Transient, because the parsers differ in what they tolerate, and a wait must not depend on that.
         return exceptions.ApiConnectionError, "The response is not valid HTTP", responses.CHECK_HOST
     return exceptions.ApiConnectionError, responses.CONNECTION_CLOSED, responses.CHECK_HOST_AND_PORT
+
+
+def _is_transient_tls_error(error: BaseException) -> bool:
+    # A server that restarts or is overloaded closes the connection, or sends this alert.
+    return isinstance(error, _TLS_CLOSED) or getattr(error, "reason", None) == "TLSV1_ALERT_INTERNAL_ERROR"
 
 
 def _is_malformed(error: BaseException | None) -> bool:

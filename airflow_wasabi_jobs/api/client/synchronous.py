@@ -11,7 +11,7 @@ import tenacity
 import urllib3.exceptions
 
 from airflow_wasabi_jobs.api import endpoints, responses
-from airflow_wasabi_jobs.api.client.connection_errors import connection_error, interim_response_error
+from airflow_wasabi_jobs.api.client.connection_errors import InterimResponseError, connection_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, find_ca_bundle, with_environment_proxy
 from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
 
@@ -58,10 +58,15 @@ class JobsClient:
         """
         deadline = Deadline(self.settings)
         retrying = tenacity.Retrying(**retry_arguments(self.settings, request, deadline))
-        result: T = retrying(self._send_once, request, deadline)
+        result: T = retrying(self.send_once, request, deadline)
         return result
 
-    def _send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
+    def close(self) -> None:
+        """Close the connections of the session."""
+        self._session.close()
+
+    def send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
+        """Send a request once, and return its result."""
         options = self.settings.options
         # The read timeout of requests is for each read. Two reads can take that long: of the headers, and the last one.
         read_timeout = max(0.001, min(options.read_timeout, deadline.seconds_to_read() / 2))
@@ -77,7 +82,7 @@ class JobsClient:
             ) as response:
                 # http.client skips 100 only, and the final response would be read as that of the next request.
                 if response.status_code in {102, 103}:
-                    raise interim_response_error(self.settings, request, response.status_code)
+                    raise InterimResponseError(f"HTTP {response.status_code} {response.reason}")
                 body_timeout = min(read_timeout, deadline.seconds_left() - read_timeout)
                 body_deadline = time.monotonic() + body_timeout
                 body = bytearray()

@@ -1,0 +1,41 @@
+"""When a list of jobs is complete."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+
+class _HasId(Protocol):
+    @property
+    def job_id(self) -> str: ...
+
+
+# A server that allows fewer jobs on a page is not expected, and small lists should take one request.
+MIN_PAGE_LIMIT = 10
+
+J = TypeVar("J", bound=_HasId)
+
+
+class Pages(Generic[J]):
+    """
+    The pages of a list, in order.
+
+    The API documents that the last page has fewer jobs than requested, 100. A server with a smaller limit would hide
+    jobs, so the last page is the first one that is shorter than the longest so far, or that has fewer than 10 jobs. A
+    page without a new job ends the list, too: some servers repeat their last page forever.
+    """
+
+    def __init__(self) -> None:
+        self.next_number = 1
+        self.is_complete = False
+        self._ids: set[str] = set()
+        self._longest = MIN_PAGE_LIMIT
+
+    def add(self, page: list[J]) -> list[J]:
+        """Add the next page, and return its jobs that were on no page before."""
+        new = {job.job_id: job for job in page if job.job_id not in self._ids}
+        self._ids |= new.keys()
+        self._longest = max(self._longest, len(page))
+        self.is_complete = not new or len(page) < self._longest
+        self.next_number += 1
+        return list(new.values())
