@@ -24,7 +24,7 @@ from airflow_wasabi_jobs.polling.request_queue import MAX_CONCURRENT_REQUESTS
 
 pytestmark = pytest.mark.long
 
-PROGRAMS = 80
+PROGRAMS = 60
 OUTDATED_LISTS, REJECTED_KEYS, SHORT_INTERVALS, HANGING_REQUESTS, RATE_LIMITS = 4, 20, 8, 8, 8
 FINAL_STATUSES = ("completed", "failed", "cancelled")
 
