@@ -28,7 +28,7 @@ async def serve(count: int, behaviour: Behaviour) -> None:
         _, path, code = line.split()
         requests.append((time.time(), f"{'status' if path.endswith('/status') else 'list'} {code}"))
 
-    runner = web.AppRunner(create_application(behaviour, tell=record, jobs=jobs), access_log=None)
+    runner = web.AppRunner(create_application(behaviour, log_request=record, jobs=jobs), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
@@ -39,7 +39,7 @@ async def serve(count: int, behaviour: Behaviour) -> None:
         jobs.find_or_create(f"completes-after-{10 + 20 * random_source.random():.0f}-seconds-{number}")
     print(json.dumps([job.job_id for job in jobs]), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)  # the end
-    end_times = {job.job_id: job.born + job.fate.seconds for job in jobs}
+    end_times = {job.job_id: job.created_at + job.outcome.seconds for job in jobs}
     print(json.dumps({"requests": requests, "ends": end_times}), flush=True)
 
 
