@@ -321,7 +321,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             if not stored or stored["name"] != submission["name"]:
                 return None
             job = self.hook.get_job(stored["job_id"])
-        except Exception as error:  # noqa: BLE001 - the stored id only saves a look-up by name
+        except Exception as error:  # noqa: BLE001 - the stored id only saves a lookup by name
             self.log.info("Looking up the job by its name, because its stored id cannot be used: %s", error)
             return None
         # The API may return a job without its name.

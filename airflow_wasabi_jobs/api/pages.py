@@ -29,13 +29,13 @@ class Pages(Generic[J]):
         self.next_number = 1
         self.is_complete = False
         self._ids: set[str] = set()
-        self._longest = MIN_PAGE_LIMIT
+        self._max_length = MIN_PAGE_LIMIT
 
     def add(self, page: list[J]) -> list[J]:
         """Add the next page, and return its jobs that were on no page before."""
         new = {job.job_id: job for job in page if job.job_id not in self._ids}
         self._ids |= new.keys()
-        self._longest = max(self._longest, len(page))
-        self.is_complete = not new or len(page) < self._longest
+        self._max_length = max(self._max_length, len(page))
+        self.is_complete = not new or len(page) < self._max_length
         self.next_number += 1
         return list(new.values())

@@ -32,7 +32,7 @@ class UnfinishedJobLists:
     def __init__(self) -> None:
         self._page_counts = dict.fromkeys(_UNFINISHED, 1)
         self._polls_to_skip, self._useless_polls = 0, 0
-        self._longest_page = MIN_PAGE_LIMIT
+        self._max_page_length = MIN_PAGE_LIMIT
 
     async def find_running(
         self, last_statuses: dict[str, JobStatus | None], send: SendPage, timeout_seconds: float
@@ -106,7 +106,7 @@ class UnfinishedJobLists:
                 missing -= found.keys()
                 useless_pages = 0 if len(found) > 1 else useless_pages + 1
                 # A server may have a smaller limit for the size of a page than the API documents.
-                self._longest_page = max(self._longest_page, len(page))
-                is_last = is_last or not page or len(page) < self._longest_page
+                self._max_page_length = max(self._max_page_length, len(page))
+                is_last = is_last or not page or len(page) < self._max_page_length
         self._page_counts[status] = number
         return number

@@ -25,7 +25,7 @@ class Subscription:
     """
     Polls jobs and sends requests through the poller of an account, for as long as the ``async with`` block lasts.
 
-    :param conn_id: id of the connection. All waits on it share one look-up of the connection, and one more after a 401.
+    :param conn_id: id of the connection. All waits on it share one lookup of the connection, and one more after a 401.
     :param read_settings: reads the connection.
     """
 

@@ -51,7 +51,7 @@ class JobsClient:
         Send a request, retry a ``GET`` after transient errors, and return its result.
 
         Takes at most ``connect_timeout + 2 * read_timeout`` seconds, including all retries and pauses. What the public
-        interface of requests cannot bound is the look-up of the host, the attempts to connect to more than one address,
+        interface of requests cannot bound is the lookup of the host, the attempts to connect to more than one address,
         and response headers that arrive slower than one byte per ``read_timeout``.
 
         :raises WasabiApiError: the error of the last attempt.
