@@ -429,6 +429,18 @@ class TestTrigger:
             "more_failures": 0,
         }
 
+    def test_batch_fails_even_if_the_connection_is_gone(self) -> None:
+        sensor = WasabiBatchSensor(task_id="wait", batch=BATCH, wasabi_conn_id="deleted", deferrable=True)
+        event = {
+            "batch": BATCH,
+            "is_finished": True,
+            "counts": {"failed": 1},
+            "failed_jobs": [{"job_id": "bad-1", "source": "s3://media/bad-1.mp4"}],
+            "more_failures": 0,
+        }
+        with pytest.raises(WasabiBatchFailed, match=r"s3://media/bad-1\.mp4 \(job bad-1\)"):
+            sensor.resume_execution("execute_complete", {"event": event}, {})
+
     def test_error_is_sent_as_an_event(self, set_connection: Any) -> None:
         with Loopback(response(403)) as server:
             set_connection(server.url)

@@ -268,7 +268,10 @@ class BatchWait(Wait):
         from airflow_wasabi_jobs.api import endpoints
         from airflow_wasabi_jobs.api.client import JobsClient
 
-        settings = self._hook.get_conn().settings
+        try:
+            settings = self._hook.get_conn().settings
+        except Exception as error:  # noqa: BLE001 - the jobs have failed in any case; only the reasons are missing
+            return [self._describe_failure(job, error) for job in jobs]
 
         def get_errors(job: FailedJob) -> JobErrors | Exception:
             try:
