@@ -788,7 +788,7 @@ class TestDefaultName:
 
         assert default_name(TaskRun(Path(), run_id=run_id)) == f"media/submit/{run_id}"
 
-    def test_longest_name_is_accepted(self, serve_emulator: Any, tmp_path: Path) -> None:
+    def test_name_of_256_characters_is_accepted(self, serve_emulator: Any, tmp_path: Path) -> None:
         run = TaskRun(tmp_path / "xcoms.json", dag_id="d" * 250, run_id="r" * 250)
         with serve_emulator(speed=1e6) as emulator:
             run.start_try()

@@ -126,8 +126,8 @@ class Wait(ABC):
         try:
             return poll()
         except WasabiApiError as error:
-            self._status_log.last_error = error
             if not error.is_transient:
+                self._status_log.last_error = error
                 raise
             self._status_log.record_error(error)
             return None
