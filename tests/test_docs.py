@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -36,10 +37,10 @@ def test_every_example_is_in_a_guide() -> None:
 
 
 @pytest.mark.parametrize("module", [hooks, operators, sensors, triggers], ids=lambda module: module.__name__)
-def test_every_public_class_is_in_the_reference(module: object) -> None:
+def test_every_public_class_is_in_the_reference(module: ModuleType) -> None:
     reference = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
 
-    name = module.__name__  # type: ignore[attr-defined] # a module is passed as object
+    name = module.__name__
     public = [cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == name]
     documented = [cls.__name__ for cls in public if not cls.__name__.startswith("_")]
     assert documented
