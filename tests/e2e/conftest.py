@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,11 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         terminalreporter.section(str(log.relative_to(folder)))
         lines = log.read_text(errors="replace").splitlines()[-LINES_SHOWN[kind] :]
         terminalreporter.write("\n".join(lines) + "\n")
+    if (folder / "airflow" / "airflow.db").exists():
+        terminalreporter.section("state mismatches")
+        with closing(sqlite3.connect(folder / "airflow" / "airflow.db")) as db:
+            for row in db.execute("SELECT dttm, extra FROM log WHERE event = 'state mismatch'"):
+                terminalreporter.write_line(" ".join(map(str, row)))
 
 
 @pytest.fixture(scope="session")

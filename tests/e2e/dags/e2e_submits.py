@@ -49,7 +49,9 @@ with DAG(
     schedule=None,
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
     catchup=False,
-    default_args={"retries": 1, "retry_delay": timedelta(seconds=1), "poke_interval": 2},
+    # Airflow fails a try that resumes before the scheduler has read that its first part has ended ("state mismatch").
+    # So the interval is longer than a scheduler on a busy machine takes for that.
+    default_args={"retries": 1, "retry_delay": timedelta(seconds=1), "poke_interval": 6},
 ) as dag:
     for killed_after in ("lookup", "submit", "xcom"):
         task = KilledOnceOperator(
