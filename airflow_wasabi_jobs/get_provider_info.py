@@ -25,6 +25,23 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.operators"]}],
         "sensors": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.sensors"]}],
         "triggers": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.triggers"]}],
+        "config": {
+            "wasabi": {
+                "description": "Settings of Wasabi AiR for this installation of Airflow.",
+                "options": {
+                    "job_name_prefix": {
+                        "description": (
+                            "Text in front of the default names of jobs and batches. Set it if several installations "
+                            "of Airflow use one Wasabi account: the ids of their DAGs and runs may be equal."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "staging/",
+                        "default": "",
+                    }
+                },
+            }
+        },
         "connection-types": [
             {
                 "connection-type": "wasabi",

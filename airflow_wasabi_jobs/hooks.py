@@ -20,6 +20,7 @@ from airflow_wasabi_jobs.api.models import DEFAULT_PRIORITY, Destination, JobSta
 from airflow_wasabi_jobs.api.pages import Pages
 from airflow_wasabi_jobs.api.settings import Settings, build_settings
 from airflow_wasabi_jobs.get_provider_info import get_provider_info
+from airflow_wasabi_jobs.log import LOG
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -184,13 +185,7 @@ class WasabiJobsHook(BaseHook):
         requests = batches.poll_batch(
             batch, expected_jobs=expected_jobs, max_failures=max_failures, fail_fast=fail_fast
         )
-        request = next(requests)
-        while True:
-            try:
-                request = requests.send(self._send(request))
-            except StopIteration as end:
-                report: BatchReport = end.value
-                return report
+        return batches.send_all(requests, self._send)
 
     def submit_job(
         self,
@@ -236,7 +231,7 @@ class WasabiJobsHook(BaseHook):
             access_key, secret_key = self._read_source_keys(source_conn_id)
             submission = msgspec.structs.replace(submission, source_access_key=access_key, source_secret_key=secret_key)
         for service in sorted(submission.services.keys() - submissions.KNOWN_SERVICES):
-            self.log.info("Service %r is unknown to this release and is sent as given.", service)
+            LOG.info("Service %r is unknown to this release and is sent as given.", service)
         return self._send(endpoints.submit_job(submission))
 
     async def aread_settings(self) -> Settings:
@@ -342,7 +337,7 @@ class WasabiJobsHook(BaseHook):
 
     def _to_settings(self, connection: Connection, name: str | None = None) -> Settings:
         if connection.conn_type and connection.conn_type != self.conn_type:
-            self.log.warning(
+            LOG.warning(
                 "Connection %r has the type %r instead of %r. It is used anyway.",
                 self.wasabi_conn_id,
                 connection.conn_type,
@@ -360,7 +355,7 @@ class WasabiJobsHook(BaseHook):
         )
 
     def _log_changed_keys(self) -> None:
-        self.log.info("Connection %r has changed; retrying with its new keys.", self.wasabi_conn_id)
+        LOG.info("Connection %r has changed; retrying with its new keys.", self.wasabi_conn_id)
 
     def _connection_not_found(self) -> ConnectionConfigError:
         return _connection_not_found(

@@ -10,13 +10,15 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseOperator, conf
 
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_integer, validate_poke_interval
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
+from airflow_wasabi_jobs.waiting.status_log import log_failure
 from airflow_wasabi_jobs.waiting.wait import JobWait
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ if TYPE_CHECKING:
 SUBMIT_RETRY_SECONDS = 300.0
 # How long to look up a job after the response to its submission was lost, and how often.
 LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
+# How often a series of retries is logged.
+RETRY_LOG_SECONDS = 60.0
 
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
 _STATE_KEY = "wasabi_job"
 _DEFAULT_NAME_ADVICE = (
-    "The arguments of the task have changed since the run began, such as the list that it is mapped over, or another "
-    "Airflow uses the same account. Start a new run, or set name, for example to "
-    "'{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'."
+    "The arguments of the task have changed since the run began, such as the list that it is mapped over: start a new "
+    "run, or set name, for example to '{{ dag.dag_id }}/{{ run_id }}/{{ task.source.object_key }}'. If another Airflow "
+    "uses the same account, set [wasabi] job_name_prefix in the configuration of one of them."
 )
 
 
@@ -60,8 +64,8 @@ class WasabiSubmitJobOperator(BaseOperator):
     :param services: services that analyse the file (templated): a list such as ``["ocr", "s2t"]``, or a dict with
         ``""`` or ``{"config": {…}}`` for each service. Documented are ``ocr``, ``s2t``, ``nld``, ``audiotag``, ``face``
         and ``logo``; others are sent as given.
-    :param name: name of the job, 1 to 256 characters, different for each file (str, templated). Default: made of DAG
-        id, task id, map index and run id, so that each task run has its own job.
+    :param name: name of the job, 1 to 256 characters, different for each file (str, templated). Default: made of
+        ``[wasabi] job_name_prefix``, DAG id, task id, map index and run id, so that each task run has its own job.
     :param priority: 1 to 10 (int). Default: 5.
     :param batch: batch of the job, up to 256 characters (str, templated). Default: none.
     :param source_conn_id: id of a connection with the keys of a source outside Wasabi (str, templated): the access key
@@ -144,25 +148,27 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit the job unless it exists, and wait for it if ``wait_for_completion`` is set."""
-        self._validate_conn_id()
-        submission = self._build_submission(context)
-        job_id = self._find_stored_job(context, submission) or self._submit_once(submission)
-        self._store_job(context, submission, job_id)
-        context["ti"].xcom_push(key="job_id", value=job_id)
-        if not self.wait_for_completion:
-            return job_id
-        wait = self._create_wait(job_id)
-        if not self.deferrable:
-            return wait.poll_until_finished(_to_seconds(self.poke_interval))
         timeout_at = time.time() + self._timeout_seconds
-        return wait.poll() or self._defer(wait, job_id, timeout_at)
+        with log_failure():
+            self._validate_conn_id()
+            submission = self._build_submission(context)
+            job_id = self._find_stored_job(context, submission) or self._submit_before_timeout(submission)
+            self._store_job(context, submission, job_id)
+            context["ti"].xcom_push(key="job_id", value=job_id)
+            if not self.wait_for_completion:
+                return job_id
+            wait = self._create_wait(job_id)
+            if not self.deferrable:
+                return wait.poll_until_finished(_to_seconds(self.poke_interval), timeout_at)
+            return wait.poll() or self._defer(wait, job_id, timeout_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
-        self._validate_conn_id()
-        if is_trigger_timeout(next_method, next_kwargs):
-            return self._create_wait(self._find_deferred_job(context)).poll_after_timeout()
-        return super().resume_execution(next_method, next_kwargs, context)
+        with log_failure():
+            self._validate_conn_id()
+            if is_trigger_timeout(next_method, next_kwargs):
+                return self._create_wait(self._find_deferred_job(context)).poll_after_timeout()
+            return super().resume_execution(next_method, next_kwargs, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | str, timeout_at: float | None = None) -> Any:
         """
@@ -184,7 +190,6 @@ class WasabiSubmitJobOperator(BaseOperator):
         return JobWait(
             job_id,
             hook=self.hook,
-            log=self.log,
             timeout=self._timeout_seconds,
             max_error_count=self.max_error_count,
             fetch_metadata=self.fetch_metadata,
@@ -207,11 +212,31 @@ class WasabiSubmitJobOperator(BaseOperator):
             )
         return {field: self._validate_field(field, value) for field, value in fields.items()}
 
-    def _submit_once(self, submission: dict[str, Any]) -> str:
+    def _submit_before_timeout(self, submission: dict[str, Any]) -> str:
+        started_at = time.monotonic()
+        timeout = self._timeout_seconds
+        try:
+            return self._submit_once(submission, started_at + min(SUBMIT_RETRY_SECONDS, timeout))
+        except WasabiApiError as error:
+            if not error.is_transient or timeout > SUBMIT_RETRY_SECONDS:
+                raise
+            raise AirflowSensorTimeout(
+                f"Job name {submission['name']!r} ({_file(submission['source'])}, connection {self.wasabi_conn_id!r}) "
+                f"could not be submitted within timeout={timeout:.0f} s. The last request failed: {error} "
+                "Clear this task to submit it again."
+            ) from error
+
+    def _submit_once(self, submission: dict[str, Any], retry_until: float) -> str:
         """Return the id of the task run's job. Submit the job unless it exists."""
-        retry_until = time.monotonic() + SUBMIT_RETRY_SECONDS
-        jobs = self._list_jobs_with_retries(submission)
+        jobs = self._list_jobs_with_retries(submission, retry_until)
         job_id = self._choose_job(submission, jobs)
+        if job_id is None and jobs:
+            LOG.info(
+                "Earlier job %s (%s), name %r, is not reused; submitting a new job.",
+                jobs[0].job_id,
+                jobs[0].status or "unknown status",
+                submission["name"],
+            )
         while job_id is None:
             try:
                 job = self.hook.submit_job(**submission, source_conn_id=self.source_conn_id)
@@ -219,23 +244,26 @@ class WasabiSubmitJobOperator(BaseOperator):
             except WasabiApiError as error:
                 if not (error.is_transient or isinstance(error, InvalidResponseError)):
                     raise
-                self.log.warning(
+                LOG.warning(
                     "Unclear whether job %r was submitted; looking it up by name. %s", submission["name"], error
                 )
                 known_ids = {job.job_id for job in jobs}
-                job_id = self._look_up_new_job(submission, known_ids, error.retry_after or 0.0)
+                lookup_until = min(retry_until, time.monotonic() + max(LOOKUP_SECONDS, error.retry_after or 0.0))
+                job_id = self._look_up_new_job(submission, known_ids, lookup_until, retry_until)
                 if job_id is None and (not error.is_transient or time.monotonic() > retry_until):
                     raise
             else:
-                self.log.info(
-                    "Submitted job %s (%s), name %r, services %s.",
+                LOG.info(
+                    "Submitted job %s (%s), name %r, services %s, destination %s (%s).",
                     job_id,
                     _file(submission["source"]),
                     submission["name"],
                     ", ".join(submission["services"]),
+                    submission["destination"]["bucket"],
+                    submission["destination"]["region"],
                 )
                 if job.name not in {None, submission["name"]}:
-                    self.log.warning(
+                    LOG.warning(
                         "Job %s was submitted with name %r, but the API stores it as %r. A retry cannot look it up by "
                         "its name. Use a name that the API does not change.",
                         job_id,
@@ -244,12 +272,13 @@ class WasabiSubmitJobOperator(BaseOperator):
                     )
         return job_id
 
-    def _look_up_new_job(self, submission: dict[str, Any], known_ids: set[str], retry_after: float) -> str | None:
+    def _look_up_new_job(
+        self, submission: dict[str, Any], known_ids: set[str], lookup_until: float, retry_until: float
+    ) -> str | None:
         """Look for a job that may have been created, until it would be listed."""
-        lookup_until = time.monotonic() + min(max(LOOKUP_SECONDS, retry_after), SUBMIT_RETRY_SECONDS)
         while True:
             # A job that was not listed before is that of this task, even if it has finished.
-            for job in self._list_jobs_with_retries(submission):
+            for job in self._list_jobs_with_retries(submission, retry_until):
                 if job.job_id not in known_ids:
                     return self._reuse_job(submission, job)
             if time.monotonic() >= lookup_until:
@@ -264,7 +293,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             return str(job_id)
         # The XCom is missing if somebody deleted it meanwhile.
         submission = self._build_submission(context)
-        jobs = self._list_jobs_with_retries(submission)
+        jobs = self._list_jobs_with_retries(submission, time.monotonic() + SUBMIT_RETRY_SECONDS)
         job = find_unfinished(jobs) or next(iter(jobs), None)
         if job is None:
             raise NotFoundError(
@@ -273,20 +302,29 @@ class WasabiSubmitJobOperator(BaseOperator):
             )
         return self._reuse_job(submission, job)
 
-    def _list_jobs_with_retries(self, submission: dict[str, Any]) -> list[Job]:
+    def _list_jobs_with_retries(self, submission: dict[str, Any], retry_until: float) -> list[Job]:
         import tenacity
 
         from airflow_wasabi_jobs.api.client.retries import is_transient
 
+        logged_at = -math.inf
+
+        def log_retry(state: tenacity.RetryCallState) -> None:
+            nonlocal logged_at
+            now = time.monotonic()
+            if now - logged_at >= RETRY_LOG_SECONDS:
+                logged_at = now
+                LOG.warning(
+                    "%s Retrying for up to %.0f more seconds.",
+                    state.outcome and state.outcome.exception(),
+                    max(0.0, retry_until - now),
+                )
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_transient),
             wait=tenacity.wait_random_exponential(multiplier=LOOKUP_INTERVAL_SECONDS / 2, max=60),
-            stop=tenacity.stop_after_delay(SUBMIT_RETRY_SECONDS),
-            before_sleep=lambda state: self.log.warning(
-                "%s Retrying for up to %.0f more seconds.",
-                state.outcome and state.outcome.exception(),
-                SUBMIT_RETRY_SECONDS - (state.seconds_since_start or 0.0),
-            ),
+            stop=tenacity.stop_after_delay(max(0.0, retry_until - time.monotonic())),
+            before_sleep=log_retry,
             reraise=True,
         )
         jobs: list[Job] = retrying(self._list_jobs, submission)
@@ -310,7 +348,7 @@ class WasabiSubmitJobOperator(BaseOperator):
                 f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
                 f"{advice}"
             )
-        self.log.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
+        LOG.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
         return job.job_id
 
     def _find_stored_job(self, context: Context, submission: dict[str, Any]) -> str | None:
@@ -322,7 +360,7 @@ class WasabiSubmitJobOperator(BaseOperator):
                 return None
             job = self.hook.get_job(stored["job_id"])
         except Exception as error:  # noqa: BLE001 - the stored id only saves a lookup by name
-            self.log.info("Looking up the job by its name, because its stored id cannot be used: %s", error)
+            LOG.info("Looking up the job by its name, because its stored id cannot be used: %s", error)
             return None
         # The API may return a job without its name.
         return self._choose_job(submission, [job] if job.name in {None, submission["name"]} else [])
@@ -332,7 +370,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             if store := context.get("task_state_store"):
                 store.set(_STATE_KEY, {"name": submission["name"], "job_id": job_id})
         except Exception as error:  # noqa: BLE001 - a retry finds the job by its name
-            self.log.info("Airflow could not store the job id; a retry looks up the job by its name: %s", error)
+            LOG.info("Airflow could not store the job id; a retry looks up the job by its name: %s", error)
 
     def _validate_literal_arguments(self) -> None:
         """Validate what is known when the DAG file is parsed: not templates and XComArgs."""
@@ -391,13 +429,14 @@ def find_unfinished(jobs: Iterable[Job]) -> Job | None:
 
 def default_name(ti: Any) -> str:
     """
-    Return a job name that no other task run has.
+    Return a job name that no other task run has, with ``[wasabi] job_name_prefix`` in front of it.
 
     :param ti: the task instance.
     """
     # No DAG id or task id contains a slash or a bracket.
     map_index = "" if ti.map_index is None or ti.map_index < 0 else f"[{ti.map_index}]"
-    name = f"{ti.dag_id}/{ti.task_id}{map_index}/{ti.run_id}"
+    prefix = conf.get("wasabi", "job_name_prefix", fallback="")
+    name = f"{prefix}{ti.dag_id}/{ti.task_id}{map_index}/{ti.run_id}"
     if len(name) <= submissions.MAX_TEXT_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]

@@ -80,7 +80,6 @@ class WasabiJobSensor(WasabiBaseSensor):
         return JobWait(
             self.job_id,
             hook=self.hook,
-            log=self.log,
             timeout=self.timeout,
             max_error_count=self.max_error_count,
             fetch_metadata=self.fetch_metadata,
@@ -110,7 +109,8 @@ class WasabiBatchSensor(WasabiBaseSensor):
 
     It succeeds when every job of the batch has finished, there are at least ``expected_jobs`` of them, and at most
     ``max_failures`` failed or were cancelled. The XCom is ``{"batch": "…", "counts": {"completed": 98, "failed": 2},
-    "failures": ["<job id>", "<job id>"], "more_failures": 0}``, with at most 100 job ids.
+    "failures": [{"source": "s3://media/monday.mp4", "job_id": "12345", "status": "failed", "error_code": "…"}, …],
+    "more_failures": 0}``, with at most 100 failures.
 
     Too many failures fail the task without a retry. Errors, timeouts and ``soft_fail`` are as in
     :class:`WasabiJobSensor`. The sensor keeps waiting while the batch has no jobs.
@@ -170,7 +170,6 @@ class WasabiBatchSensor(WasabiBaseSensor):
         return BatchWait(
             self.batch,
             hook=self.hook,
-            log=self.log,
             timeout=self.timeout,
             expected_jobs=self.expected_jobs,
             max_failures=self.max_failures,

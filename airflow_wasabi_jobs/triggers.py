@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError, serialize_error
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.waiting.status_log import HEARTBEAT_SECONDS, StatusLog, describe_job_status
 
 if TYPE_CHECKING:
-    from airflow_wasabi_jobs.api.batches import BatchReport
     from airflow_wasabi_jobs.api.models import JobReport
     from airflow_wasabi_jobs.polling import Subscription
 
@@ -100,8 +100,7 @@ class WasabiJobTrigger(BaseTrigger):
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
         from airflow_wasabi_jobs.polling import Subscription
 
-        # One logger for all triggers: Airflow finds the task of a line by the context that each trigger runs in.
-        status_log = StatusLog(self.logger(), f"Job {self.job_id!r}")
+        status_log = StatusLog(f"Job {self.job_id!r}")
         hook = WasabiJobsHook(self.wasabi_conn_id)
         async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
             poke_count = 0
@@ -139,9 +138,9 @@ class WasabiJobTrigger(BaseTrigger):
                 metadata = (await subscription.send(endpoints.get_job_metadata(self.job_id))).to_xcom()
             return TaskSuccessEvent(xcoms=await _push_xcom(self.task_instance, xcom | metadata))
         except WasabiApiError as error:
-            self.log.info("Job %r: a worker will retry to read the result location. %s", self.job_id, error)
+            LOG.info("Job %r: a worker will retry to read the result location. %s", self.job_id, error)
         except Exception:
-            self.log.exception("Job %r: the triggerer could not push the XCom; a worker ends the task.", self.job_id)
+            LOG.exception("Job %r: the triggerer could not push the XCom; a worker ends the task.", self.job_id)
         return TriggerEvent(xcom)
 
 
@@ -212,10 +211,12 @@ class WasabiBatchTrigger(BaseTrigger):
 
     async def _wait(self) -> TriggerEvent:
         await _import_lazy_modules()
+        from airflow_wasabi_jobs.api import batches
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
         from airflow_wasabi_jobs.polling import Subscription
 
-        status_log = StatusLog(self.logger(), f"Batch {self.batch!r}")
+        status_log = StatusLog(f"Batch {self.batch!r}")
+        counter = batches.BatchCounter(self.batch)
         hook = WasabiJobsHook(self.wasabi_conn_id)
         async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
             poke_count = 0
@@ -223,30 +224,24 @@ class WasabiBatchTrigger(BaseTrigger):
                 poke_count += 1
                 await asyncio.sleep(_next_interval(self, poke_count))
                 try:
-                    report = await self._poll(subscription)
+                    report = await subscription.send_all(
+                        batches.poll_batch(
+                            self.batch,
+                            expected_jobs=self.expected_jobs,
+                            max_failures=self.max_failures,
+                            fail_fast=self.fail_fast,
+                        )
+                    )
+                    if report.needs_count and status_log.is_progress_due(report.status):
+                        report = report.with_counts(await subscription.send_all(counter.count()))
                 except WasabiApiError as error:
                     if not error.is_transient:
                         return TriggerEvent({"batch": self.batch, "error": serialize_error(error)})
                     status_log.record_error(error)
                     continue
-                status_log.record_status(report.status, report.description)
+                status_log.record_progress(report.status, report.describe(self.expected_jobs))
                 if report.is_finished:
                     return TriggerEvent(report.to_event())
-
-    async def _poll(self, subscription: Subscription) -> BatchReport:
-        from airflow_wasabi_jobs.api import batches
-
-        requests = batches.poll_batch(
-            self.batch, expected_jobs=self.expected_jobs, max_failures=self.max_failures, fail_fast=self.fail_fast
-        )
-        request = next(requests)
-        while True:
-            result = await subscription.send(request)
-            try:
-                request = requests.send(result)
-            except StopIteration as end:
-                report: BatchReport = end.value
-                return report
 
 
 async def _import_lazy_modules() -> None:

@@ -64,7 +64,8 @@ class JobListResponses:
                 return fault if isinstance(fault, bytes) else fault(connection)
             if kind == "errors":
                 job_id = url.path.split("/")[2]
-                return json_response({"Id": job_id, **self._error_reports[job_id]}, 200)
+                no_code = {"Status": self._stages[0].get(job_id, "failed")}
+                return json_response({"Id": job_id, **self._error_reports.get(job_id, no_code)})
             return json_response({"Records": self._page(query)})
 
     def _page(self, query: dict[str, str]) -> list[dict[str, Any]]:

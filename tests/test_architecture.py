@@ -38,6 +38,7 @@ LAYERS = [
     "emulator",
     "api",
     "get_provider_info",
+    "log",
 ]
 # Airflow has no public way to limit the exponent of its backoff.
 OVERRIDDEN_PRIVATE_NAMES = {"WasabiBaseSensor._get_next_poke_interval"}

@@ -8,6 +8,7 @@ import re
 import threading
 import tracemalloc
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from airflow.providers.common.compat.sdk import (
@@ -66,8 +67,12 @@ def wait_for(monkeypatch: pytest.MonkeyPatch, set_connection: Any) -> Any:
     return run
 
 
-def batch_xcom(counts: dict[str, int], *failures: str, more: int = 0) -> dict[str, Any]:
+def batch_xcom(counts: dict[str, int], *failures: dict[str, Any], more: int = 0) -> dict[str, Any]:
     return {"batch": BATCH, "counts": counts, "failures": list(failures), "more_failures": more}
+
+
+def failure(job_id: str, status: str = "failed", code: str | None = None, source: str | None = None) -> dict[str, Any]:
+    return {"source": source, "job_id": job_id, "status": status, "error_code": code}
 
 
 @every_mode
@@ -85,9 +90,14 @@ class TestWait:
     def test_failures_within_max_failures(
         self, wait_for: Any, mode: str, before: list[Jobs], max_failures: int
     ) -> None:
-        xcom = wait_for(mode, JobListResponses(*before, FAILED), max_failures=max_failures)
+        responses = JobListResponses(*before, FAILED, error_reports=ERROR_REPORTS, with_sources=True)
+        xcom = wait_for(mode, responses, max_failures=max_failures)
 
-        assert xcom == batch_xcom({"completed": 3, "failed": 1, "cancelled": 1}, "bad-1", "bad-2")
+        assert xcom == batch_xcom(
+            {"completed": 3, "failed": 1, "cancelled": 1},
+            failure("bad-1", "failed", "NO_SPEECH_MODEL", "s3://media/bad-1.mp4"),
+            failure("bad-2", "cancelled", None, "s3://media/bad-2.mp4"),
+        )
 
     @at_first_and_later_poll
     @pytest.mark.parametrize(("max_failures", "fail_fast"), [(0, True), (1, True), (0, False), (1, False)])
@@ -138,7 +148,7 @@ class TestWait:
 
         assert (
             "2 of 5 jobs failed or were cancelled, more than max_failures=0: "
-            "s3://media/bad-1.mp4 (job bad-1, NO_SPEECH_MODEL), s3://media/bad-2.mp4 (job bad-2, cancelled). "
+            "media/bad-1.mp4 (job bad-1, NO_SPEECH_MODEL), media/bad-2.mp4 (job bad-2, cancelled). "
         ) in str(caught.value)
 
     def test_failure_reasons_are_requested_at_the_same_time(self, wait_for: Any, mode: str) -> None:
@@ -176,7 +186,7 @@ class TestWait:
                     return errors_response if isinstance(errors_response, bytes) else errors_response(connection)
                 return super().__call__(connection)
 
-        with pytest.raises(WasabiBatchFailed, match=r"max_failures=0: job bad-1\b(?! \()"):
+        with pytest.raises(WasabiBatchFailed, match=r"max_failures=0: job bad-1 \(failed\)"):
             wait_for(mode, WithoutErrorCodes(FAILED))
 
     def test_empty_batch_continues_the_wait(self, wait_for: Any, mode: str) -> None:
@@ -202,13 +212,18 @@ class TestWait:
         )
 
     def test_jobs_of_other_batches_only_is_an_empty_batch(self, wait_for: Any, mode: str) -> None:
-        with pytest.raises(AirflowSensorTimeout, match=r"\(last status: no jobs found yet\)"):
+        with pytest.raises(
+            AirflowSensorTimeout,
+            match=r"No jobs were found in batch '2026-11' \(connection 'wasabi_default'\) within timeout=0 s\. Check",
+        ):
             wait_for(mode, JobListResponses({}, other_jobs=jobs(3, "completed", "other")), timeout=0.3)
 
     def test_xcom_has_at_most_100_failures(self, wait_for: Any, mode: str) -> None:
         xcom = wait_for(mode, JobListResponses(jobs(130, "failed", "bad") | COMPLETED), max_failures=130)
 
-        assert xcom == batch_xcom({"completed": 3, "failed": 130}, *[f"bad-{number}" for number in range(100)], more=30)
+        assert xcom == batch_xcom(
+            {"completed": 3, "failed": 130}, *[failure(f"bad-{number}") for number in range(100)], more=30
+        )
 
     @at_first_and_later_poll
     @pytest.mark.parametrize("fault", [response(429), response(503), reset()], ids=["429", "503", "reset"])
@@ -244,7 +259,8 @@ class TestWait:
         ],
     )
     def test_permanent_error(self, wait_for: Any, mode: str, before: list[Jobs], fault: bytes, error: Any) -> None:
-        first_fault = 0 if not before else 5 * len(before) + (1 if before[0] == {} else 0)
+        # A poll of running jobs takes six requests, and so does one of an empty batch.
+        first_fault = 6 * len(before)
         responses = JobListResponses(*before, COMPLETED, faults=dict.fromkeys(range(first_fault, 99), fault))
         with pytest.raises(exceptions.WasabiApiError, match="'wasabi_default'") as caught:
             wait_for(mode, responses, soft_fail=True)
@@ -300,6 +316,78 @@ class TestWait:
             )
 
         assert SECRET_KEY not in f"{caplog.text}{caught.value!r}"
+
+
+@every_mode
+class TestLog:
+    """The log counts what has finished of how many."""
+
+    @pytest.fixture
+    def lines_of(self, wait_for: Any, monkeypatch: Any, caplog: Any) -> Any:
+        monkeypatch.setattr("airflow_wasabi_jobs.waiting.status_log.FIRST_PROGRESS_SECONDS", 0)
+        caplog.set_level(logging.INFO)
+
+        def run(mode: str, *stages: Jobs, **arguments: Any) -> list[str]:
+            wait_for(mode, JobListResponses(*stages), max_failures=9, **arguments)
+            lines = [record.getMessage() for record in caplog.records if record.name == "airflow_wasabi_jobs"]
+            return [line.removeprefix("Batch '2026-11': ") for line in lines if "waiting in " not in line]
+
+        return run
+
+    def test_progress(self, lines_of: Any, mode: str) -> None:
+        stages = [jobs(2, "in_progress"), {"job-0": "failed", "job-1": "in_progress"}, jobs(2)]
+
+        assert lines_of(mode, *stages) == [
+            "0 of 2 jobs finished, 2 in progress.",
+            "1 of 2 jobs finished (1 failed), 1 in progress.",
+            "2 of 2 jobs finished.",
+        ]
+
+    def test_expected_jobs(self, lines_of: Any, mode: str) -> None:
+        stages = [{}, jobs(1, "submitted"), jobs(1), jobs(3)]
+
+        assert lines_of(mode, *stages, expected_jobs=3) == [
+            "no jobs found yet; waiting. Check the name of the batch if this persists.",
+            "0 of 3 jobs finished, 1 submitted.",
+            "1 of 3 jobs finished; waiting for more jobs.",
+            "3 of 3 jobs finished.",
+        ]
+
+    def test_large_batch(self, lines_of: Any, mode: str) -> None:
+        large = jobs(250) | jobs(120, "submitted", "new") | jobs(1, "in_progress", "slow")
+
+        # Twice, because counting begins with the same request as a poll.
+        assert lines_of(mode, large, large, jobs(371), fail_fast=False) == [
+            "250 of 371 jobs finished, 120 submitted, 1 in progress.",
+            "371 of 371 jobs finished.",
+        ]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {},
+        {"submitted": 1},
+        {"completed": 99},
+        {"submitted": 100},
+        {"submitted": 250, "completed": 1_601, "failed": 200},
+    ],
+)
+@pytest.mark.parametrize("change", [-150, -100, -1, 0, 1, 700])
+def test_counter_counts_again_after_a_change(counts: dict[str, int], change: int) -> None:
+    counter = batches.BatchCounter(BATCH)
+    for _ in range(2):
+        listed = {status: list(jobs(count, status, status)) for status, count in counts.items() if count > 0}
+        requests = counter.count()
+        with pytest.raises(StopIteration) as end:
+            request = next(requests)
+            for _request in range(40):
+                query = parse_qs(request.path.partition("?")[2])
+                start = (int(query["pageNumber"][0]) - 1) * 100
+                page = listed.get(query["status"][0], [])[start : start + 100]
+                request = requests.send([JobSummary(job_id, None, batch=BATCH) for job_id in page])
+        assert end.value.value == {status: len(ids) for status, ids in listed.items()}
+        counts = {status: count + change for status, count in counts.items()}
 
 
 class TestFinished:
@@ -374,7 +462,7 @@ class TestRequestCount:
 
         report, request_count = poll_batch(responses, fail_fast=fail_fast)
         assert not report.is_finished
-        assert request_count <= 5
+        assert request_count <= 6
 
     def test_ten_thousand_jobs(self, poll_batch: Any) -> None:
         responses = JobListResponses(jobs(9_999))
@@ -425,7 +513,8 @@ class TestTrigger:
             "batch": BATCH,
             "is_finished": True,
             "counts": {"completed": 3, "failed": 1, "cancelled": 1},
-            "failed_jobs": [{"job_id": "bad-1", "source": None}, {"job_id": "bad-2", "source": None}],
+            "failed_jobs": [failure("bad-1"), failure("bad-2", "cancelled")],
+            "is_counted": True,
             "more_failures": 0,
         }
 
@@ -435,10 +524,10 @@ class TestTrigger:
             "batch": BATCH,
             "is_finished": True,
             "counts": {"failed": 1},
-            "failed_jobs": [{"job_id": "bad-1", "source": "s3://media/bad-1.mp4"}],
+            "failed_jobs": [{"job_id": "bad-1", "status": "failed", "source": "s3://media/bad-1.mp4"}],
             "more_failures": 0,
         }
-        with pytest.raises(WasabiBatchFailed, match=r"s3://media/bad-1\.mp4 \(job bad-1\)"):
+        with pytest.raises(WasabiBatchFailed, match=r"media/bad-1\.mp4 \(job bad-1, failed\)"):
             sensor.resume_execution("execute_complete", {"event": event}, {})
 
     def test_error_is_sent_as_an_event(self, set_connection: Any) -> None:

@@ -21,6 +21,7 @@ from airflow_wasabi_jobs.api import endpoints, exceptions
 from airflow_wasabi_jobs.api.models import Destination, Job, JobErrors, JobMetadata, JobReport, JobStatus, Source
 from airflow_wasabi_jobs.api.settings import Options
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
+from airflow_wasabi_jobs.log import LOG
 
 ACCESS_KEY, SECRET_KEY = "the-access-key", "the-secret-key"
 NEW_ACCESS_KEY, NEW_SECRET_KEY = "a-new-access-key", "a-new-secret-key"
@@ -77,13 +78,12 @@ def connection_reads(monkeypatch):
 
 @pytest.fixture
 def log_records(monkeypatch):
-    """Record what the hook logs, independent of Airflow's logger class."""
+    """Record what the hook logs."""
     records = []
     handler = logging.Handler()
     handler.emit = records.append
-    logger = logging.Logger("hook")  # noqa: LOG001 - independent of the root logger
-    logger.addHandler(handler)
-    monkeypatch.setattr(WasabiJobsHook, "log", logger)
+    monkeypatch.setattr(LOG, "handlers", [handler])
+    monkeypatch.setattr(LOG, "level", logging.INFO)
     return records
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import runpy
 import signal
 import threading
@@ -89,6 +90,8 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    time = monotonic
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -523,6 +526,80 @@ class TestLostResponse:
         assert run.xcoms == {}
 
 
+class TestTimeout:
+    """``timeout`` bounds the submission, too."""
+
+    @pytest.mark.parametrize(
+        "responses",
+        [
+            {"post_responses": ((False, response(503)),) * 1000},
+            {"lookup_responses": (response(503),) * 1000},
+            {
+                "lookup_responses": (json_response({"Records": []}), *[response(503)] * 1000),
+                "post_responses": ((True, reset()),),
+            },
+        ],
+        ids=["submission", "lookup", "lookup-of-a-lost-response"],
+    )
+    def test_submission_times_out(self, serve_account: Any, run: TaskRun, responses: Any) -> None:
+        with (
+            serve_account(AccountResponses(**responses)) as account,
+            pytest.raises(
+                AirflowSensorTimeout,
+                match=r"'monday' \(media/monday\.mp4, connection 'wasabi_default'\) could not be submitted within "
+                r"timeout=0 s\. The last request failed: .*503.* Clear this task",
+            ) as caught,
+        ):
+            run.start_try(name="monday", timeout=0.2)
+
+        assert isinstance(caught.value.__cause__, exceptions.ServerError)
+        assert account.jobs == [] or account.count(SUBMIT) == 1
+
+
+class TestLog:
+    @pytest.fixture
+    def lines(self, caplog: Any) -> Any:
+        caplog.set_level(logging.INFO)
+        return lambda level="INFO": [r.getMessage() for r in caplog.records if r.levelname == level]
+
+    def test_submission(self, serve_account: Any, run: TaskRun, lines: Any) -> None:
+        with serve_account(AccountResponses()) as account:
+            run.start_try(name="monday")
+
+        job_id = account.jobs[0]["Id"]
+        assert (
+            f"Submitted job {job_id} (media/monday.mp4), name 'monday', services ocr, destination results (us-east-1)."
+        ) in lines()
+        start = next(line for line in lines() if "waiting in" in line)
+        assert start.startswith(f"Job '{job_id}' (media/monday.mp4): waiting in a worker; polling every 0.02 s; times")
+
+    def test_cleared_task_names_the_earlier_job(self, serve_account: Any, run: TaskRun, lines: Any) -> None:
+        failed = make_job("monday", "failed")
+        with serve_account(AccountResponses(failed)):
+            run.start_try(name="monday")
+
+        assert f"Earlier job {failed['Id']} (failed), name 'monday', is not reused; submitting a new job." in lines()
+
+    def test_location_of_the_result(self, serve_emulator: Any, run: TaskRun, lines: Any) -> None:
+        with serve_emulator(speed=1e6):
+            report = run.start_try(name="completes", fetch_metadata=True)
+
+        assert lines()[-1].endswith(f"(media/monday.mp4): the result is {report['metadata_path']}.")
+
+    def test_refused_connection_is_logged_once_a_minute(
+        self, set_connection: Any, run: TaskRun, monkeypatch: Any, lines: Any
+    ) -> None:
+        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.3)
+        with refused_url() as url:
+            set_connection(url)
+            with pytest.raises(exceptions.ApiConnectionError) as caught:
+                run.start_try()
+
+        (line,) = lines("WARNING")
+        assert re.fullmatch(r".*Connection refused.* Retrying for up to 0 more seconds\.", line)
+        assert lines("ERROR") == [str(caught.value)]
+
+
 class TestLookup:
     @every_transient_fault
     def test_transient_error_is_retried(self, serve_account: Any, run: TaskRun, fault: Any) -> None:
@@ -615,7 +692,7 @@ class TestLookup:
     def test_mapped_task_with_another_file(self, serve_account: Any, run: TaskRun) -> None:
         with serve_account(AccountResponses()) as account:
             run.start_try(wait_for_completion=False)
-            with pytest.raises(ValueError, match="Start a new run, or set name, for example to"):
+            with pytest.raises(ValueError, match="start a new run, or set name, for example to"):
                 run.start_try(source={**FILE, "object_key": "tuesday.mp4"})
 
         assert account.count(SUBMIT) == 1
@@ -732,6 +809,19 @@ class TestIfExists:
 
 
 class TestDefaultName:
+    def test_installations_on_one_account_are_separate(
+        self, serve_emulator: Any, run: TaskRun, monkeypatch: Any
+    ) -> None:
+        with serve_emulator(speed=1e6) as emulator:
+            run.start_try()
+            monkeypatch.setenv("AIRFLOW__WASABI__JOB_NAME_PREFIX", "staging/")
+            run.start_try(destination={"bucket": "staging-results", "region": "us-east-1"})
+
+        assert emulator.job_names == [
+            "media/submit/manual__2026-01-01T00:00:00+00:00",
+            "staging/media/submit/manual__2026-01-01T00:00:00+00:00",
+        ]
+
     def test_contains_dag_task_map_index_and_run(self) -> None:
         name = default_name(TaskRun(Path(), run_id="scheduled__2026-01-01T00:00:00+00:00", map_index=3))
 

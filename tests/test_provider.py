@@ -12,6 +12,7 @@ import airflow
 import jsonschema
 import msgspec
 import pytest
+from airflow.configuration import conf
 from airflow.providers_manager import ProvidersManager
 from airflow_process import airflow_command, fresh_interpreter
 
@@ -50,6 +51,9 @@ class TestProviderInfo:
     def test_each_call_returns_a_new_dict(self):
         get_provider_info()["connection-types"].clear()
         assert get_provider_info()["connection-types"] == [CONNECTION_TYPE]
+
+    def test_airflow_knows_the_options(self):
+        assert conf.get("wasabi", "job_name_prefix") == ""  # without a fallback
 
     def test_listed_modules_exist(self):
         info = get_provider_info()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
+from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +93,7 @@ at_first_and_later_poll = pytest.mark.parametrize(
     "before", [pytest.param([], id="first-poll"), pytest.param([status_response("in_progress")], id="second-poll")]
 )
 every_mode = pytest.mark.parametrize("mode", MODES)
+IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
 
 
 @pytest.fixture
@@ -369,6 +373,7 @@ class TestWait:
         assert SECRET_KEY not in shown
 
 
+JOB = json_response({"Id": "12345", "Status": "failed", "Source": {"Bucket": "media", "ObjectKey": "monday.mp4"}})
 ERRORS = json_response({"Id": "12345", "Status": "failed", "ErrorCode": "NO_SPEECH_MODEL", "ErrorCount": 3})
 every_missing_error_code = pytest.mark.parametrize(
     "errors_response",
@@ -395,7 +400,7 @@ class TestErrorCode:
         ):
             wait_for(mode, *before, status_response("failed", 3), ERRORS)
 
-        assert wait_for.requests[-1] == "errors"
+        assert wait_for.requests[-2:] == ["errors", "12345"]
 
     @at_first_and_later_poll
     def test_too_many_errors_message_names_the_error_code(self, wait_for: Any, mode: str, before: list[bytes]) -> None:
@@ -413,8 +418,48 @@ class TestErrorCode:
         with pytest.raises(WasabiJobFailed, match=r"failed \(3 errors\)\. Not retried"):
             wait_for(mode, *before, status_response("failed", 3), errors_response, **({flag: True} if flag else {}))
 
+    @at_first_and_later_poll
+    @pytest.mark.parametrize(
+        ("responses", "message"),
+        [
+            ([status_response("failed", 3), ERRORS, JOB], "failed: NO_SPEECH_MODEL"),
+            ([status_response("cancelled"), JOB], "was cancelled"),
+            ([status_response("completed", 3), ERRORS, JOB], "completed with 3 errors"),
+        ],
+        ids=["failed", "cancelled", "too-many-errors"],
+    )
+    def test_failure_message_names_the_file(
+        self, wait_for: Any, mode: str, before: list[bytes], responses: list[bytes], message: str
+    ) -> None:
+        expected = rf"^Job '12345' \(media/monday\.mp4, connection 'wasabi_default'\) {message}"
+        with pytest.raises(AirflowFailException, match=expected):
+            wait_for(mode, *before, *responses, max_error_count=1)
+
+    def test_unavailable_file_is_logged(self, wait_for: Any, caplog: Any, mode: str) -> None:
+        with pytest.raises(WasabiJobFailed, match=r"^Job '12345' \(connection 'wasabi_default'\) failed"):
+            wait_for(mode, status_response("failed", 3), ERRORS, response(403))
+
+        assert "Job '12345': could not retrieve the name of its file. Job '12345' (connection" in caplog.text
+
+    @at_first_and_later_poll
+    def test_failure_is_logged_in_one_line(self, wait_for: Any, caplog: Any, mode: str, before: list[bytes]) -> None:
+        with pytest.raises(WasabiJobFailed) as caught:
+            wait_for(mode, *before, status_response("failed", 3), ERRORS, JOB)
+
+        assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [str(caught.value)]
+
+    @at_first_and_later_poll
+    @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
+    def test_skip_is_logged_in_one_line(
+        self, wait_for: Any, caplog: Any, mode: str, before: list[bytes], flag: str
+    ) -> None:
+        with pytest.raises(AirflowSkipException) as caught:
+            wait_for(mode, *before, status_response("failed", 3), ERRORS, JOB, **{flag: True})
+
+        assert [r.getMessage() for r in caplog.records if r.levelname in {"WARNING", "ERROR"}] == [str(caught.value)]
+        assert "media/monday.mp4" in str(caught.value)
+
     def test_unavailable_error_code_is_logged(self, wait_for: Any, monkeypatch: Any, caplog: Any, mode: str) -> None:
-        monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
         with pytest.raises(WasabiJobFailed):
             wait_for(mode, status_response("failed", 3), response(403))
 
@@ -613,6 +658,27 @@ class TestDeferrable:
             with pytest.raises(exception, match=r"\(last status: preflight\)"):
                 sensor.resume_execution("__fail__", {"error": message}, {})
 
+    @pytest.mark.parametrize(
+        ("mode", "place"),
+        [("poke", "a worker"), ("reschedule", "a worker, with a reschedule after each poll")],
+    )
+    def test_start_of_a_wait_in_a_worker_is_logged(
+        self, set_connection: Any, caplog: Any, mode: str, place: str
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", mode=mode, timeout=3600)
+        ti = SimpleNamespace(get_first_reschedule_date=lambda _: None, max_tries=0)
+        ti.dag_id = ti.task_id = ti.run_id = "wait"
+        with Loopback(status_response("completed")) as server:
+            set_connection(server.url)
+            if IS_AIRFLOW_2 and mode == "reschedule":
+                pytest.skip("Airflow 2 does not tell a sensor whether this is its first poke")
+            sensor.execute({"ti": ti})
+
+        at = r"times out at \d{4}-\d\d-\d\d \d\d:\d\d UTC\."
+        first_line = next(r.getMessage() for r in caplog.records if r.name == "airflow_wasabi_jobs")
+        assert re.fullmatch(rf"Job '12345': waiting in {place}; polling every 60 s; {at}", first_line)
+
     def test_timeout_message_names_the_error_of_the_last_poll(self, set_connection: Any) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True)
         with Loopback(response(404)) as server:
@@ -624,7 +690,6 @@ class TestDeferrable:
 
     def test_events_in_the_worker_are_logged(self, set_connection: Any, monkeypatch: Any, caplog: Any) -> None:
         caplog.set_level(logging.INFO)
-        monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True)
         error = {"job_id": "12345", "error": exceptions.serialize_error(exceptions.NotFoundError("It is gone."))}
         with Loopback(response(404), response(503)) as server:
@@ -634,9 +699,7 @@ class TestDeferrable:
         with pytest.raises(TaskDeferred):
             sensor.resume_execution("execute_complete", {"event": error}, {})
 
-        # Airflow warns when code other than the task runner calls execute().
-        lines = [record.getMessage() for record in caplog.records if record.name == "sensor"]
-        lines = [text for text in lines if "execute" not in text]
+        lines = [record.getMessage() for record in caplog.records if record.name == "airflow_wasabi_jobs"]
         silenced, deferred, outage, deferred_again, silenced_event, *_ = lines
         assert silenced.endswith("Still waiting because silent_fail is set.")
         assert deferred.startswith("Job '12345': waiting in the triggerer; polling every 60 s; times out at ")

@@ -19,7 +19,7 @@ class StatusLogDriver:
         caplog.set_level(logging.INFO)
         self.now = 1000.0
         self.caplog = caplog
-        self.log = StatusLog(logging.getLogger("status_log"), "It", clock=lambda: self.now)
+        self.log = StatusLog("It", clock=lambda: self.now)
 
     def log_status(self, status: JobStatus, error_count: int | None = 0) -> list[str]:
         return self._new_lines(lambda: self.log.record_status(status.value, describe_job_status(status, error_count)))

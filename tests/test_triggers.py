@@ -197,7 +197,6 @@ def test_trigger_logs_the_wait_and_reads_the_connection_once(
     set_connection: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(WasabiJobTrigger, "_log", logging.getLogger("trigger"))
     connection_reads = []
     to_settings = WasabiJobsHook._to_settings
     monkeypatch.setattr(WasabiJobsHook, "_to_settings", lambda *args: connection_reads.append(1) or to_settings(*args))
@@ -207,7 +206,7 @@ def test_trigger_logs_the_wait_and_reads_the_connection_once(
         set_connection(server.url)
         run_trigger(trigger())
 
-    lines = [record.getMessage()[:27] for record in caplog.records if record.name == "trigger"]
+    lines = [record.getMessage()[:27] for record in caplog.records if record.name == "airflow_wasabi_jobs"]
     assert lines == [
         "Job '12345': status in_prog",
         "Job '12345': API not respon",

@@ -12,6 +12,7 @@ from airflow_wasabi_jobs.polling.poll_group import MAX_LIST_POLLS
 from airflow_wasabi_jobs.polling.registry import Registry, account_of
 
 if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.batches import Requests
     from airflow_wasabi_jobs.api.endpoints import Request
     from airflow_wasabi_jobs.api.models import JobReport, JobStatus
     from airflow_wasabi_jobs.api.settings import Settings
@@ -101,6 +102,17 @@ class Subscription:
                 settings = await self._connection.refresh_settings(settings, version, sent_at)
                 if account_of(settings) == poller.account:
                     raise
+
+    async def send_all(self, requests: Requests[T]) -> T:
+        """Send all requests of a generator, one after the other, and return its result."""
+        request = next(requests)
+        while True:
+            response = await self.send(request)
+            try:
+                request = requests.send(response)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
     async def _get_poller(self, settings: Settings) -> Poller:
         if self._poller is None or self._poller.account != account_of(settings):

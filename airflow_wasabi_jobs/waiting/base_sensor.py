@@ -19,8 +19,10 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_poke_interval
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
+from airflow_wasabi_jobs.waiting.status_log import log_failure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -84,9 +86,13 @@ class WasabiBaseSensor(BaseSensorOperator):
             self._validate_rendered()
             if self.deferrable:
                 return self._finish_or_defer(self._wait.poll, time.time() + self.timeout)
+        if not self.reschedule or _is_first_poke(context):
+            place = "a worker, with a reschedule after each poll" if self.reschedule else "a worker"
+            self._wait.log_start(place, self.poke_interval, time.time() + self.timeout)
         try:
             # Unwrapped, because Airflow warns of a call of execute() that is not its own.
-            return inspect.unwrap(BaseSensorOperator.execute)(self, context)
+            with log_failure():
+                return inspect.unwrap(BaseSensorOperator.execute)(self, context)
         except AirflowSensorTimeout as timeout:
             with self._skip_as_configured():
                 raise self._wait.timeout_error() from timeout
@@ -97,7 +103,7 @@ class WasabiBaseSensor(BaseSensorOperator):
         except AirflowSkipException as skip:
             # The base class does not say what it skips. Without a cause it is the timeout.
             reason = skip.__cause__ or self._wait.timeout_error()
-            raise AirflowSkipException(f"{reason} Skipping because {self._skip_flag()} is set.") from skip.__cause__
+            raise _skip(reason, self._skip_flag()) from skip.__cause__
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow passes it
         """Poll once."""
@@ -153,21 +159,34 @@ class WasabiBaseSensor(BaseSensorOperator):
     @contextmanager
     def _skip_as_configured(self) -> Iterator[None]:
         """Do in every mode what ``BaseSensorOperator.execute`` does in poke mode for soft_fail and never_fail."""
-        try:
-            yield
-        except (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout) as outcome:
-            if not (self.soft_fail or self.never_fail):
+        with log_failure():
+            try:
+                yield
+            except (AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout) as outcome:
+                if not (self.soft_fail or self.never_fail):
+                    raise
+                raise _skip(outcome, self._skip_flag()) from outcome
+            except AirflowSkipException:
                 raise
-            raise AirflowSkipException(f"{outcome} Skipping because {self._skip_flag()} is set.") from outcome
-        except AirflowSkipException:
-            raise
-        except Exception as error:
-            if not self.never_fail:
-                raise
-            raise AirflowSkipException(f"{error} Skipping because never_fail is set.") from error
+            except Exception as error:
+                if not self.never_fail:
+                    raise
+                raise _skip(error, "never_fail") from error
 
     def _skip_flag(self) -> str:
         return "soft_fail" if self.soft_fail else "never_fail"
 
     def _validate_id(self, field: str, value: object, kind: str) -> str:
         return validate_id_argument(field, value, kind, task_id=self.task_id)
+
+
+def _skip(reason: BaseException, flag: str) -> AirflowSkipException:
+    message = f"{reason} Skipping because {flag} is set."
+    LOG.warning("%s", message)
+    return AirflowSkipException(message)
+
+
+def _is_first_poke(context: Context) -> bool:
+    # Airflow 2.11 offers no public way to find out.
+    get_first_reschedule_date = getattr(context["ti"], "get_first_reschedule_date", None)
+    return get_first_reschedule_date is not None and get_first_reschedule_date(context) is None

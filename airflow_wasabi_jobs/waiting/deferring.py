@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ def defer_until(
     seconds_left = timeout_at - time.time()
     if seconds_left <= 0:
         raise wait.timeout_error()
-    task.log.info(
-        "%s: waiting in the triggerer; polling every %g s; times out at %s UTC.",
-        wait.subject,
-        poke_interval,
-        datetime.fromtimestamp(timeout_at, UTC).strftime("%Y-%m-%d %H:%M"),
-    )
+    wait.log_start("the triggerer", poke_interval, timeout_at)
     task.defer(
         trigger=trigger,
         method_name="execute_complete",

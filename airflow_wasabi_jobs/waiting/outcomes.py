@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed, WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.waiting.status_log import describe_error_count
 
 if TYPE_CHECKING:
-    from airflow_wasabi_jobs.api.batches import BatchReport
+    from airflow_wasabi_jobs.api.batches import BatchReport, FailedJob
     from airflow_wasabi_jobs.api.models import JobReport
 
 XCom = dict[str, Any]
@@ -48,24 +47,30 @@ def job_outcome(
             raise ValueError(f"{job} has not finished: its status is {status}.")
 
 
-def batch_outcome(report: BatchReport, *, batch: str, max_failures: int, failures: Sequence[str]) -> XCom:
+def batch_outcome(report: BatchReport, *, batch: str, max_failures: int) -> XCom:
     """
     Return the XCom of a wait for a batch that has finished, or raise its failure.
 
     :param report: the report of the batch.
     :param batch: how messages refer to the batch, such as ``Batch 'a' (connection 'wasabi_default')``.
     :param max_failures: how many jobs may fail or be cancelled.
-    :param failures: descriptions of the first jobs that failed or were cancelled.
     :raises WasabiBatchFailed: if too many jobs failed or were cancelled.
     """
     count, total = report.failure_count, sum(report.counts.values())
     if count <= max_failures:
         return report.to_xcom()
-    # With fail_fast the other jobs are not counted.
-    number = f"{count} of {total}" if total > count else f"{count}"
+    number = f"{count} of {total}" if report.is_counted else f"{count}"
+    failures = [_describe_failed_job(job) for job in report.failed_jobs]
     more = count - len(failures)
     raise WasabiBatchFailed(
         f"{batch}: {number} {'job' if total == 1 else 'jobs'} failed or {'was' if count == 1 else 'were'} cancelled, "
         f"more than max_failures={max_failures}: {', '.join(failures)}{f' and {more} more' if more else ''}. "
         "Not retried. Submit these files in a new batch, or raise max_failures if the other results are enough."
     )
+
+
+def _describe_failed_job(job: FailedJob) -> str:
+    reason = job.error_code or job.status.value
+    if job.source:
+        return f"{job.source.removeprefix('s3://')} (job {job.job_id}, {reason})"
+    return f"job {job.job_id} ({reason})"

@@ -6,16 +6,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError, deserialize_error
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.waiting.outcomes import XCom, batch_outcome, job_outcome
 from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_status
 
 if TYPE_CHECKING:
-    from airflow_wasabi_jobs.api.batches import BatchReport, FailedJob
+    from airflow_wasabi_jobs.api.batches import BatchCounter, BatchReport, FailedJob
     from airflow_wasabi_jobs.api.models import JobErrors, JobMetadata, JobReport
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
@@ -29,15 +32,13 @@ class Wait(ABC):
     A wait in a worker. Subclasses define what it waits for.
 
     :param hook: sends the requests.
-    :param log: the logger of the task.
     :param timeout: seconds until the wait times out.
     """
 
-    def __init__(self, *, hook: WasabiJobsHook, log: Any, timeout: float) -> None:
+    def __init__(self, *, hook: WasabiJobsHook, timeout: float) -> None:
         self._hook = hook
-        self._log = log
         self._timeout = timeout
-        self._status_log = StatusLog(log, self.subject)
+        self._status_log = StatusLog(self.subject)
 
     @property
     @abstractmethod
@@ -73,11 +74,16 @@ class Wait(ABC):
             return self.poll()
         return self._tolerate_transient_errors(lambda: self._read_event(event))
 
-    def poll_until_finished(self, poke_interval: float) -> XCom:
-        """Poll at each interval until the wait has succeeded. Raises what :meth:`poll` raises, and the timeout."""
-        started_at = time.monotonic()
+    def poll_until_finished(self, poke_interval: float, timeout_at: float) -> XCom:
+        """
+        Poll at each interval until the wait has succeeded. Raises what :meth:`poll` raises, and the timeout.
+
+        :param poke_interval: seconds between two polls.
+        :param timeout_at: when the wait times out, in seconds since the epoch.
+        """
+        self.log_start("a worker", poke_interval, timeout_at)
         while (xcom := self.poll()) is None:
-            if time.monotonic() - started_at > self._timeout:
+            if time.time() > timeout_at:
                 raise self.timeout_error()
             time.sleep(poke_interval)
         return xcom
@@ -99,10 +105,26 @@ class Wait(ABC):
             raise self.timeout_error() from cause
         return xcom
 
+    def log_start(self, place: str, poke_interval: float, timeout_at: float) -> None:
+        """
+        Log that the wait begins.
+
+        :param place: where it polls, such as ``the triggerer``.
+        :param poke_interval: seconds between two polls.
+        :param timeout_at: when the wait times out, in seconds since the epoch.
+        """
+        LOG.info(
+            "%s: waiting in %s; polling every %g s; times out at %s UTC.",
+            self.subject,
+            place,
+            poke_interval,
+            datetime.fromtimestamp(timeout_at, UTC).strftime("%Y-%m-%d %H:%M"),
+        )
+
     def log_silenced_error(self, error: Exception) -> None:
         """Log an error that does not end the wait because of ``silent_fail``."""
         self._status_log.last_error = error
-        self._log.error("%s Still waiting because silent_fail is set.", error)
+        LOG.error("%s Still waiting because silent_fail is set.", error)
 
     def timeout_error(self) -> AirflowSensorTimeout:
         """Return the exception of a wait that has timed out."""
@@ -111,9 +133,13 @@ class Wait(ABC):
             f"{self._describe()} did not finish within timeout={self._timeout:.0f} s"
             + (f" (last status: {status}). " if status else ". ")
             + (f"The last poll failed: {error} " if error else "")
-            + f"The {self.subject.partition(' ')[0].lower()} may still be running. "
-            "Raise the timeout, or clear this task to resume waiting."
+            + self._timeout_advice
         )
+
+    @property
+    def _timeout_advice(self) -> str:
+        kind = self.subject.partition(" ")[0].lower()
+        return f"The {kind} may still be running. Raise the timeout, or clear this task to resume waiting."
 
     def _describe(self) -> str:
         return f"{self.subject} ({self._connection})"
@@ -186,8 +212,9 @@ class JobWait(Wait):
 
     def _finish(self, report: JobReport) -> XCom:
         errors = None
-        if report.status.value != "cancelled" and not report.has_succeeded(self._max_error_count):
-            errors = self._get_errors()
+        if not report.has_succeeded(self._max_error_count):
+            errors = None if report.status.value == "cancelled" else self._get_errors()
+            self._file = self._file or self._get_file()
         xcom = job_outcome(
             report,
             job=self._describe(),
@@ -195,14 +222,26 @@ class JobWait(Wait):
             error_code=errors.error_code if errors else None,
             resubmit_advice=self._resubmit_advice,
         )
-        return xcom | self._get_metadata().to_xcom() if self._fetch_metadata else xcom
+        if self._fetch_metadata:
+            metadata = self._get_metadata()
+            LOG.info("%s: the result is %s.", self.subject, metadata.path)
+            xcom |= metadata.to_xcom()
+        return xcom
 
     def _get_errors(self) -> JobErrors | None:
         try:
             return self._hook.get_job_errors(self._job_id)
         except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
-            self._log.warning("%s: could not retrieve the failure reason. %s", self.subject, error)
+            LOG.warning("%s: could not retrieve the failure reason. %s", self.subject, error)
             return None
+
+    def _get_file(self) -> str | None:
+        try:
+            source = self._hook.get_job(self._job_id).source
+        except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the name of its file is missing
+            LOG.warning("%s: could not retrieve the name of its file. %s", self.subject, error)
+            return None
+        return f"{source.bucket}/{source.object_key}" if source.bucket and source.object_key else None
 
     def _get_metadata(self) -> JobMetadata:
         deadline = time.monotonic() + RESULT_LOCATION_TIMEOUT_SECONDS
@@ -232,6 +271,7 @@ class BatchWait(Wait):
         self._expected_jobs = expected_jobs
         self._max_failures = max_failures
         self._fail_fast = fail_fast
+        self._counter: BatchCounter | None = None
         super().__init__(**kwargs)
 
     @property
@@ -240,13 +280,20 @@ class BatchWait(Wait):
         return f"Batch {self._batch!r}"
 
     def _poll(self) -> XCom | None:
+        from airflow_wasabi_jobs.api import batches
+
         report = self._hook.get_batch_report(
             self._batch,
             expected_jobs=self._expected_jobs,
             max_failures=self._max_failures,
             fail_fast=self._fail_fast,
         )
-        self._status_log.record_status(report.status, report.description)
+        if report.needs_count and self._status_log.is_progress_due(report.status):
+            self._counter = self._counter or batches.BatchCounter(self._batch)
+            # The counts are for the log only: without them the line has what the poll found.
+            with suppress(WasabiApiError):
+                report = report.with_counts(batches.send_all(self._counter.count(), self._hook.get_conn().send))
+        self._status_log.record_progress(report.status, report.describe(self._expected_jobs))
         return self._finish(report) if report.is_finished else None
 
     def _read_event(self, event: dict[str, Any]) -> XCom | None:
@@ -259,43 +306,48 @@ class BatchWait(Wait):
         return self._finish(msgspec.convert(event, BatchReport))
 
     def _finish(self, report: BatchReport) -> XCom:
-        failures: list[str] = []
-        if report.failure_count > self._max_failures:
-            failures = self._describe_failures(report.failed_jobs[:MAX_DESCRIBED_FAILURES])
-        return batch_outcome(report, batch=self._describe(), max_failures=self._max_failures, failures=failures)
+        import msgspec
 
-    def _describe_failures(self, jobs: list[FailedJob]) -> list[str]:
+        has_failed = report.failure_count > self._max_failures
+        jobs = report.failed_jobs[:MAX_DESCRIBED_FAILURES] if has_failed else report.failed_jobs
+        report = msgspec.structs.replace(
+            report,
+            failed_jobs=self._add_error_codes(jobs) if jobs else [],
+            more_failures=report.failure_count - len(jobs),
+        )
+        return batch_outcome(report, batch=self._describe(), max_failures=self._max_failures)
+
+    def _add_error_codes(self, jobs: list[FailedJob]) -> list[FailedJob]:
+        import msgspec
+
         from airflow_wasabi_jobs.api import endpoints
         from airflow_wasabi_jobs.api.client import JobsClient
 
         try:
             settings = self._hook.get_conn().settings
         except Exception as error:  # noqa: BLE001 - the jobs have failed in any case; only the reasons are missing
-            return [self._describe_failure(job, error) for job in jobs]
+            LOG.warning("%s: could not retrieve the failure reasons. %s", self.subject, error)
+            return jobs
 
-        def get_errors(job: FailedJob) -> JobErrors | Exception:
+        def add_error_code(job: FailedJob) -> FailedJob:
             try:
-                # A client for each thread, because sessions of requests are not thread-safe.
-                return JobsClient(settings).send(endpoints.get_job_errors(job.job_id))
+                # A client for each request, because sessions of requests are not thread-safe.
+                errors = JobsClient(settings).send(endpoints.get_job_errors(job.job_id))
             except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
-                return error
+                LOG.warning("%s: could not retrieve the failure reason of job %r. %s", self.subject, job.job_id, error)
+                return job
+            return msgspec.structs.replace(job, error_code=errors.error_code)
 
-        # At the same time, so that all of them take no longer than one request.
-        with ThreadPoolExecutor(max_workers=len(jobs)) as executor:
-            return [
-                self._describe_failure(job, errors)
-                for job, errors in zip(jobs, executor.map(get_errors, jobs), strict=True)
-            ]
+        with ThreadPoolExecutor(max_workers=min(len(jobs), MAX_DESCRIBED_FAILURES)) as executor:
+            return list(executor.map(add_error_code, jobs))
 
-    def _describe_failure(self, job: FailedJob, errors: JobErrors | Exception) -> str:
-        reason = None
-        if isinstance(errors, Exception):
-            self._log.warning(
-                "%s: could not retrieve the failure reason of job %r. %s", self.subject, job.job_id, errors
-            )
-        else:
-            reason = errors.error_code or errors.status.value
-        details = ", ".join(filter(None, (f"job {job.job_id}", reason)))
-        if job.source:
-            return f"{job.source} ({details})"
-        return f"job {job.job_id}" + (f" ({reason})" if reason else "")
+    def timeout_error(self) -> AirflowSensorTimeout:
+        """Return the exception of a wait that has timed out. A batch without jobs may have the wrong name."""
+        from airflow_wasabi_jobs.api.batches import NO_JOBS_FOUND
+
+        if self._status_log.status != NO_JOBS_FOUND:
+            return super().timeout_error()
+        return AirflowSensorTimeout(
+            f"No jobs were found in batch {self._batch!r} ({self._connection}) within timeout={self._timeout:.0f} s. "
+            "Check the name of the batch, and that the task that submits its jobs has run."
+        )

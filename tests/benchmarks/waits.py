@@ -35,7 +35,7 @@ class BaselineTrigger:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.hook = WasabiJobsHook("wasabi")
-        self.status_log = StatusLog(logging.getLogger("airflow.baseline"), job_id)
+        self.status_log = StatusLog(job_id)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         while True:

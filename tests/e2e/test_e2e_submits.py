@@ -71,7 +71,9 @@ def test_batch(airflow: Airflow, runs: dict[str, str]) -> None:
     assert xcom == {
         "batch": run_id,
         "counts": {"completed": 2, "failed": 1},
-        "failures": [ids[2]],
+        "failures": [
+            {"source": "s3://media/a.mp4", "job_id": ids[2], "status": "failed", "error_code": "INTERNAL_ERROR"}
+        ],
         "more_failures": 0,
     }
     assert f"(job {ids[2]}, INTERNAL_ERROR)" in airflow.log("e2e_batch", run_id, "fails")
