@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _Key = Annotated[str, msgspec.Meta(pattern=r"^[!-~]+\Z")]
 
 
-class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     How the emulated API behaves.
 

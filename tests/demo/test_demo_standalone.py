@@ -19,6 +19,7 @@ import pytest
 from airflow_wasabi_jobs.demo import standalone
 from airflow_wasabi_jobs.emulator import AirEmulator
 
+ROOT = Path(__file__).parents[2]
 EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # Responds like a healthy Airflow, and has child processes that must be stopped, too. It prints how it is called.
 FAKE_AIRFLOW = f"""#!{sys.executable}
@@ -130,6 +131,22 @@ def test_output_of_a_failed_airflow_is_printed(command: list[str], tmp_path: Pat
     assert message in completed_process.stdout
 
 
+@pytest.mark.parametrize("variables", [{}, {"DAGS": "my dags", "PORT": "8081"}], ids=["default", "own folder"])
+def test_make_passes_the_folder_and_the_port(variables: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in {"DAGS", "PORT", "MAKEFLAGS"}}
+    output = subprocess.run(
+        ["make", "--dry-run", "airflow"],
+        cwd=ROOT,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    dags, port = variables.get("DAGS", "example_dags"), variables.get("PORT", "8080")
+    assert output.endswith(f'--dags "{dags}" --port {port}\n')
+
+
 def test_missing_folder_is_reported_before_the_start(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(standalone.signal, "signal", lambda *_: None)
     assert standalone.main(["--home", str(tmp_path / "home"), "--dags", str(tmp_path / "dags")]) == 1
@@ -140,7 +157,7 @@ def test_missing_folder_is_reported_before_the_start(capsys: Any, tmp_path: Path
 
 def test_examples_are_explained_if_they_are_there(tmp_path: Path) -> None:
     with AirEmulator() as emulator:
-        greeting = standalone._greeting(tmp_path, Path(__file__).parents[2] / "example_dags", 8080, emulator)
+        greeting = standalone._greeting(tmp_path, ROOT / "example_dags", 8080, emulator)
 
     assert "Trigger example_wasabi_submit_and_wait first." in greeting
 
