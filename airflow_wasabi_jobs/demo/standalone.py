@@ -35,8 +35,8 @@ exec {airflow} "$@"
 PASSWORD_FILES = ("simple_auth_manager_passwords.json.generated", "standalone_admin_password.txt")
 EXAMPLES_ADVICE = """
 Trigger example_wasabi_submit_and_wait first. Then open the logs and XComs of its tasks.
-To run example_wasabi_job_sensor again, enter new job ids in its trigger form, e.g. completes-again: a job that has
-finished stays finished. Each run of the other examples that submit creates new jobs.
+A finished job stays finished: to wait again in example_wasabi_job_sensor, enter new job ids in its trigger form,
+e.g. completes-again. The DAGs that submit create new jobs in each run.
 """
 
 
