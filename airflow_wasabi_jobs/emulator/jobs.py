@@ -78,6 +78,11 @@ class Source(msgspec.Struct, rename="pascal", omit_defaults=True):
     def __post_init__(self) -> None:
         self.access_key = self.secret_key = None
 
+    @property
+    def file(self) -> tuple[str, str]:
+        """The bucket and the key."""
+        return self.bucket, self.object_key
+
 
 class Destination(msgspec.Struct, rename="pascal"):
     """The bucket for the result."""
@@ -222,7 +227,9 @@ class EmulatedJobs:
         if outcome := Outcome.from_name(definition.name):
             is_repeated = outcome.is_first_only and definition.name in self.names()
         elif outcome := Outcome.from_name(PurePosixPath(definition.source.object_key).name):
-            is_repeated = outcome.is_first_only and definition.source in [job.definition.source for job in self]
+            is_repeated = outcome.is_first_only and definition.source.file in [
+                job.definition.source.file for job in self
+            ]
         else:
             return Outcome()
         return Outcome(seconds=outcome.seconds) if is_repeated else outcome

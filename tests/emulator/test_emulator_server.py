@@ -283,6 +283,13 @@ class TestMetadata:
 
 
 class TestSubmit:
+    def test_file_that_fails_once(self, client, clock):
+        source = BODY["Source"] | {"ObjectKey": "talks/fails-once.mp4"}
+        first = client.submit(Name="run-1", Source=source)
+        second = client.submit(Name="run-1", Source=source | {"Region": "us-east-1"})
+        clock.now += 5
+        assert [client.status(job_id) for job_id in (first, second)] == ["failed", "completed"]
+
     def test_submitted_job_is_returned_and_can_be_requested(self, client):
         body = BODY | {"Priority": 10, "Batch": "night"}
         body["Source"] = body["Source"] | {"Endpoint": "s3.wasabisys.com", "Region": "us-east-1", "Provider": "wasabi"}
