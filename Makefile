@@ -2,6 +2,7 @@
 AIRFLOW ?= 3.3
 PYTHON ?= python3
 PORT ?= 8080
+DAGS ?= example_dags
 
 # A virtual environment for each Airflow, and for each Python that is set by name.
 SET := $(AIRFLOW)$(if $(filter python3,$(PYTHON)),,-$(notdir $(PYTHON)))
@@ -17,7 +18,7 @@ TESTS := pytest --numprocesses=4 --dist=worksteal
 
 help:
 	@echo "make demo      run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
-	@echo "make airflow   start the Airflow UI with the example DAGs and the emulator, until Ctrl-C (PORT=8080)"
+	@echo "make airflow   start the Airflow UI with the emulator, until Ctrl-C (PORT=8080 DAGS=example_dags)"
 	@echo "make test      run the tests"
 	@echo "make coverage  run the tests and show the lines that they do not cover"
 	@echo "make lint      run ruff and mypy"
@@ -70,7 +71,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_polling.py --kinds poller --behaviour '{"error_rate": 0.05}'
 
 airflow: $(READY)
-	@$(BIN)/python -m airflow_wasabi_jobs.demo.standalone --home .airflow/$(AIRFLOW) --dags example_dags --port $(PORT)
+	@$(BIN)/python -m airflow_wasabi_jobs.demo.standalone --home .airflow/$(AIRFLOW) --dags "$(DAGS)" --port $(PORT)
 
 clean:
 	rm -rf .venv .airflow .e2e .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache dist docs/_build

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from airflow_wasabi_jobs.emulator import AirEmulator
-from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
-EXAMPLE_DAGS = Path(__file__).parent.parent / "example_dags"
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE_DAGS = ROOT / "example_dags"
 EXAMPLES = sorted(EXAMPLE_DAGS.glob("*.py"))
+# The test that the guide shows. Its fixture makes the tests of this module fast.
+GUIDE_CODE = python_blocks(ROOT / "docs" / "guides" / "testing.md")[0]
+GUIDE: dict[str, Any] = {}
+exec(GUIDE_CODE.replace("dags/my_dag.py", str(EXAMPLE_DAGS / "example_wasabi_submit_and_wait.py")), GUIDE)
+fast_polls = GUIDE["fast_polls"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,16 +36,11 @@ def database() -> None:
     initdb()
 
 
-def run(
-    monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...] = ()
-) -> tuple[str, dict[Any, Any], list[str]]:
+def run(monkeypatch: Any, file: Path) -> tuple[str, dict[Any, Any], list[str]]:
     """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
-    with AirEmulator(speed=speed) as emulator:
+    with AirEmulator(speed=20) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
-        for job_id in started_jobs:
-            keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
-            requests.get(f"{emulator.url}/jobs/{job_id}/status", headers=keys, timeout=5).raise_for_status()
-        dag_run = runpy.run_path(str(EXAMPLE_DAGS / file))["dag"].test()
+        dag_run = runpy.run_path(str(file))["dag"].test()
         tasks = {
             (ti.task_id, ti.map_index): (ti.state, ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index))
             for ti in dag_run.get_task_instances()
@@ -47,9 +53,9 @@ def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
     return "success", {"job_id": job_id, "status": "completed", "error_count": error_count}
 
 
+@pytest.mark.usefixtures("fast_polls")
 def test_each_mode(monkeypatch: Any) -> None:
-    # The rescheduled job has finished at its first poll, because its poke interval is long.
-    state, tasks, _ = run(monkeypatch, "example_wasabi_job_sensor.py", speed=5, started_jobs=("completes-long",))
+    state, tasks, _ = run(monkeypatch, EXAMPLE_DAGS / "example_wasabi_job_sensor.py")
 
     assert state == "success"
     assert tasks == {
@@ -59,8 +65,9 @@ def test_each_mode(monkeypatch: Any) -> None:
     }
 
 
+@pytest.mark.usefixtures("fast_polls")
 def test_mapped(monkeypatch: Any) -> None:
-    state, tasks, labels = run(monkeypatch, "example_wasabi_mapped_sensors.py", speed=5)
+    state, tasks, labels = run(monkeypatch, EXAMPLE_DAGS / "example_wasabi_mapped_sensors.py")
 
     assert state == "success"
     assert tasks[("wait", 0)] == completed("completes-trailer")
@@ -70,8 +77,9 @@ def test_mapped(monkeypatch: Any) -> None:
     assert labels == ["completes-trailer", "completes-interview", "completes-with-2-errors-archive"]
 
 
+@pytest.mark.usefixtures("fast_polls")
 def test_submit_and_wait(monkeypatch: Any) -> None:
-    state, tasks, _ = run(monkeypatch, "example_wasabi_submit_and_wait.py", speed=5)
+    state, tasks, _ = run(monkeypatch, EXAMPLE_DAGS / "example_wasabi_submit_and_wait.py")
 
     assert state == "success"
     submit_state, report = tasks[("analyse", -1)]
@@ -82,8 +90,9 @@ def test_submit_and_wait(monkeypatch: Any) -> None:
     assert tasks[("use_result", -1)] == ("success", report["metadata_path"])
 
 
+@pytest.mark.usefixtures("fast_polls")
 def test_batch(monkeypatch: Any) -> None:
-    state, tasks, labels = run(monkeypatch, "example_wasabi_batch.py", speed=5)
+    state, tasks, labels = run(monkeypatch, EXAMPLE_DAGS / "example_wasabi_batch.py")
 
     assert state == "success"
     wait_state, report = tasks[("wait", -1)]
@@ -97,6 +106,62 @@ def test_batch(monkeypatch: Any) -> None:
         submit_state, job_id = tasks[("submit", number)]
         assert submit_state == "success"
         assert path.endswith(f"/{job_id}/{name}_metadata.json")
+
+
+def test_poke_interval_of_a_run(monkeypatch: Any, capfd: Any, caplog: Any) -> None:
+    with AirEmulator(speed=20) as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
+        dag = runpy.run_path(str(EXAMPLE_DAGS / "example_wasabi_job_sensor.py"))["dag"]
+        dag_run = dag.partial_subset("deferrable").test(run_conf={"poke_interval": 0.3})
+
+    assert dag_run.state == "success"
+    # The log of a task is on the standard output from Airflow 3 on.
+    assert "polling every 0.3 s" in "".join(capfd.readouterr()) + caplog.text
+
+
+@pytest.mark.usefixtures("fast_polls")
+def test_dag_of_the_readme(monkeypatch: Any, tmp_path: Path) -> None:
+    dag_code, mapped_code, *_ = python_blocks(ROOT / "README.md")
+    file = tmp_path / "readme.py"
+    file.write_text(f"{dag_code}\nwith dag:\n{textwrap.indent(mapped_code, '    ')}")
+    monkeypatch.setattr("airflow.settings.DAGS_FOLDER", str(tmp_path))
+
+    state, tasks, labels = run(monkeypatch, file)
+
+    assert state == "success"
+    _, report = tasks[("analyse", -1)]
+    assert report.keys() == {"job_id", "status", "error_count", "metadata_path", "destination"}
+    assert tasks[("use_result", -1)] == ("success", report["metadata_path"])
+    assert report["metadata_path"].endswith(f"/{report['job_id']}/monday_metadata.json")
+    assert labels == ["monday.mp4", "tuesday.mp4"]
+
+
+def test_sensors_of_the_readme() -> None:
+    from airflow.providers.common.compat.sdk import DAG
+
+    *_, sensors_code = python_blocks(ROOT / "README.md")
+    with DAG("readme_sensors", schedule=None) as dag:
+        exec(sensors_code, {})
+
+    assert sorted(dag.task_ids) == ["wait_for_batch", "wait_for_job"]
+
+
+def test_test_of_the_guide(monkeypatch: Any, fast_polls: Any, capfd: Any, caplog: Any) -> None:
+    GUIDE["test_my_dag"](monkeypatch, fast_polls)
+
+    assert "polling every 0.1 s" in "".join(capfd.readouterr()) + caplog.text
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_shows_good_practice(example: Path) -> None:
+    dag = runpy.run_path(str(example))["dag"]
+
+    assert (dag.doc_md or "").strip()
+    wasabi_tasks = [task for task in dag.tasks if task.task_type.startswith("Wasabi")]
+    assert wasabi_tasks
+    assert [task.task_id for task in wasabi_tasks if not task.retries] == []
+    mapped = [task for task in wasabi_tasks if hasattr(task, "partial_kwargs")]
+    assert [task.task_id for task in mapped if not task.partial_kwargs.get("map_index_template")] == []
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

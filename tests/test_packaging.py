@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -81,6 +82,23 @@ def test_the_sdist_holds_what_its_tests_and_its_documentation_need(tmp_path: Pat
     assert files >= {"docs/conf.py", "docs/index.md", "tests/conftest.py", "tests/test_packaging.py"}
     assert files >= {file for folder in ("example_dags", "requirements") for file in files_of(folder)}
     assert not [name for name in files if "_build" in name or "__pycache__" in name]
+
+
+def test_the_wheel_is_a_provider_with_the_emulator_and_the_types(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True
+    )
+    (wheel,) = tmp_path.glob("airflow_wasabi_jobs-*-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        (entry_points,) = (archive.read(name).decode() for name in files if name.endswith("/entry_points.txt"))
+
+    sources = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+    assert {name for name in files if name.startswith("airflow_wasabi_jobs/")} == sources | {
+        "airflow_wasabi_jobs/py.typed"
+    }
+    assert "[apache_airflow_provider]" in entry_points
+    assert "wasabi-air-emulator = " in entry_points
 
 
 def files_of(folder: str) -> list[str]:

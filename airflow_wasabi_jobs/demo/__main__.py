@@ -31,8 +31,8 @@ EXPECTED_OUTCOMES = {
     "wait_for_archive": "WasabiJobCancelled",
 }
 INTRODUCTION = """\
-A DAG submits Wasabi AiR jobs and waits for them, on Airflow {airflow} with an emulated API.
-No account is needed. In the emulator, the name of a job determines how the job ends. The tasks:
+This demo runs a DAG with Airflow {airflow}. The DAG submits Wasabi AiR jobs to an emulator and waits for them.
+No account is needed. In the emulator, the name of a job controls how it ends. The tasks:
 
   analyse_interview  submits job completes-interview, waits for it and gets the location of its result
   submit_clips       submits jobs completes-clip and fails-clip as a batch, without waiting
@@ -41,13 +41,14 @@ No account is needed. In the emulator, the name of a job determines how the job 
 
 Setting up a temporary Airflow; this takes a few seconds ..."""
 FINISH = """\
-All tasks ended as expected. The XCom of analyse_interview has the location of the result. A job that
-failed or was cancelled fails its task at once, without a retry.
+All tasks ended as expected. The XCom of analyse_interview contains the location of the result.
+wait_for_clips and wait_for_archive failed at once, because a job that failed or was cancelled is not retried.
 
 Next steps:
-  - See it in the Airflow UI, with a scheduler and a triggerer:  make airflow
-  - Use it in your own DAG and with your own account:            README.md, example_dags
-  - Test your own DAGs with the emulator:                        {emulator} --help"""
+  - See it in the Airflow UI:              make airflow
+  - Run your own DAGs in it:               DAGS=path/to/dags make airflow
+  - Connect to your account:               README.md
+  - Test your own DAGs with the emulator:  {emulator} --help"""
 
 
 def main() -> int:
@@ -72,7 +73,7 @@ def main() -> int:
             _print(FINISH.format(emulator=_path_of("wasabi-air-emulator")))
             return 0
         _print((home / "airflow.log").read_text(errors="replace"))
-    _print("\nThe demo failed. The output of Airflow is above.")
+    _print("\nThe demo failed: not all tasks ended as expected. The output of Airflow is above.")
     for task, expected in EXPECTED_OUTCOMES.items():
         outcome = outcomes.get(task, "no outcome")
         if outcome != expected:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import signal
 import sys
 from typing import Any
 
-import msgspec
-
-from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, OPEN_WARNING, SECRET_KEY, Behaviour, is_open, serving
+from airflow_wasabi_jobs.emulator.server import (
+    ACCESS_KEY,
+    OPEN_WARNING,
+    SECRET_KEY,
+    Behaviour,
+    check_address,
+    is_open,
+    serving,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,9 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="wasabi-air-emulator",
         description="A Wasabi AiR Jobs API on this machine, to try and test DAGs without an account. "
-        "A status request for an id that begins with completes, fails, cancels or completes-with-3-errors creates "
-        "such a job, and the name of a submitted job controls it in the same way. With -after-60-seconds appended, the "
-        "job takes that long.",
+        "The name of a submitted job controls how the job ends: at its beginning completes, fails, fails-once (later "
+        "ones of that name complete) or cancels, anywhere with-3-errors and after-60-seconds; for example "
+        "completes-with-3-errors. If the name has none of them, the file name of the source controls the job. A status "
+        "request for an unknown id with one of them creates such a job.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
@@ -60,15 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choice of errors")
     parser.add_argument("--verbose", action="store_true", help="print a line for each request")
     given = vars(parser.parse_args(arguments))
+    names = "|".join(given)
     host, port, verbose = given.pop("host"), given.pop("port"), given.pop("verbose")
-    if not 0 <= port < 65536:
-        parser.error(f"argument --port: {port} is not between 0 and 65535")
     try:
-        behaviour = msgspec.convert(given, Behaviour)
-    except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at ")
-        option = where.strip("`$.").replace("_", "-")
-        parser.error(f"argument --{option}: {what.replace('Expected', 'must be').replace('`', '')}")
+        check_address(host, port)
+        behaviour = Behaviour.from_parameters(given)
+    except ValueError as error:
+        # The message names parameters, as for a call from Python.
+        parser.error(re.sub(rf"\b({names})\b", lambda name: f"--{name[0].replace('_', '-')}", str(error)))
     try:
         asyncio.run(_serve(behaviour, host, port, log_request=_print if verbose else None))
     except (OSError, UnicodeError) as error:

@@ -26,28 +26,40 @@ class Outcome(msgspec.Struct, frozen=True):
     :param status: the terminal status.
     :param error_count: the final error count.
     :param seconds: how long the job takes at speed 1.
+    :param is_first_only: whether only the first job of that name or file ends so. Later ones complete.
     """
 
-    status: JobStatus
+    status: JobStatus = JobStatus.COMPLETED
     error_count: int = 0
     seconds: float = JOB_SECONDS
+    is_first_only: bool = False
 
     @classmethod
     def from_name(cls, name: str) -> Outcome | None:
-        """Return the outcome that the beginning of a job's name or id stands for, or None."""
-        match = re.match(r"(completes|fails|cancels)(?:-with-(\d{1,9})-errors?)?(?:-after-(\d{1,9})-seconds)?", name)
-        if match is None:
+        """Return the outcome that a job's name, its id or its file stands for, or None."""
+        keyword, errors, seconds = _KEYWORD.match(name), _ERRORS.search(name), _SECONDS.search(name)
+        if not (keyword or errors or seconds):
             return None
-        status, errors, seconds = match.groups()
-        default_errors = 1 if status == "fails" else 0
+        status = _TERMINAL_STATUSES[keyword[1]] if keyword else JobStatus.COMPLETED
+        default_errors = 1 if status is JobStatus.FAILED else 0
         return cls(
-            _TERMINAL_STATUSES[status],
-            error_count=default_errors if errors is None else int(errors),
-            seconds=JOB_SECONDS if seconds is None else float(seconds),
+            status,
+            error_count=int(errors[1]) if errors else default_errors,
+            seconds=float(seconds[1]) if seconds else JOB_SECONDS,
+            is_first_only=keyword is not None and keyword[1] == "fails-once",
         )
 
 
-_TERMINAL_STATUSES = {"completes": JobStatus.COMPLETED, "fails": JobStatus.FAILED, "cancels": JobStatus.CANCELLED}
+# A letter may not follow, so that a file such as failsafe.mp4 completes.
+_KEYWORD = re.compile(r"(completes|fails-once|fails|cancels)(?![A-Za-z])")
+_ERRORS = re.compile(r"(?<![A-Za-z0-9])with-(\d{1,9})-errors?(?![A-Za-z0-9])")
+_SECONDS = re.compile(r"(?<![A-Za-z0-9])after-(\d{1,9})-seconds?(?![A-Za-z0-9])")
+_TERMINAL_STATUSES = {
+    "completes": JobStatus.COMPLETED,
+    "fails": JobStatus.FAILED,
+    "fails-once": JobStatus.FAILED,
+    "cancels": JobStatus.CANCELLED,
+}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"\S")]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -65,6 +77,11 @@ class Source(msgspec.Struct, rename="pascal", omit_defaults=True):
 
     def __post_init__(self) -> None:
         self.access_key = self.secret_key = None
+
+    @property
+    def file(self) -> tuple[str, str]:
+        """The bucket and the key."""
+        return self.bucket, self.object_key
 
 
 class Destination(msgspec.Struct, rename="pascal"):
@@ -203,9 +220,19 @@ class EmulatedJobs:
         return self.find(job_id)
 
     def submit(self, definition: Definition) -> EmulatedJob:
-        """Create a job. It completes unless its name stands for another outcome."""
-        outcome = Outcome.from_name(definition.name) or Outcome(JobStatus.COMPLETED)
-        return self._create(uuid.uuid4().hex, definition, outcome)
+        """Create a job. Its name controls its outcome, otherwise its file name. A job without any keyword completes."""
+        return self._create(uuid.uuid4().hex, definition, self._choose_outcome(definition))
+
+    def _choose_outcome(self, definition: Definition) -> Outcome:
+        if outcome := Outcome.from_name(definition.name):
+            is_repeated = outcome.is_first_only and definition.name in self.names()
+        elif outcome := Outcome.from_name(PurePosixPath(definition.source.object_key).name):
+            is_repeated = outcome.is_first_only and definition.source.file in [
+                job.definition.source.file for job in self
+            ]
+        else:
+            return Outcome()
+        return Outcome(seconds=outcome.seconds) if is_repeated else outcome
 
     def _create(self, job_id: str, definition: Definition, outcome: Outcome) -> EmulatedJob:
         self._jobs[job_id] = EmulatedJob(job_id, definition, outcome, self._clock(), self._speed)

@@ -9,7 +9,7 @@ import operator
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from itertools import islice
@@ -27,6 +27,9 @@ SECRET_KEY = "emulator-secret-key"  # noqa: S105 - opens nothing but the emulato
 OPEN_WARNING = "It is reachable from other machines."
 
 log = logging.getLogger(__name__)
+
+# What a header can hold.
+_Key = Annotated[str, msgspec.Meta(pattern=r"^[!-~]+\Z")]
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,8 +52,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     :param seed: seed of the random choice of errors (int). Default: 0.
     """
 
-    access_key: str = ACCESS_KEY
-    secret_key: str = SECRET_KEY
+    access_key: _Key = ACCESS_KEY
+    secret_key: _Key = SECRET_KEY
     speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     latency_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -60,27 +63,57 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     loose_filters: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("speed", "latency_ms", "result_after_seconds"):
+            if math.isinf(getattr(self, name)):
+                raise ValueError(f"{name}: must be a finite number.")
+        if self.seed and not self.error_rate:
+            raise ValueError("seed has no effect without error_rate.")
+        if self.error_rate == 1:
+            for name in ("lost_answers", "result_after_seconds", "loose_filters"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} has no effect with error_rate 1, because every response is an error.")
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Return the behaviour with these parameters. Raise ``ValueError`` for one that is invalid or has no effect."""
+        if unknown := [name for name in parameters if name not in cls.__struct_fields__]:
+            raise ValueError(f"{unknown[0]}: unknown parameter. There are {', '.join(cls.__struct_fields__)}.")
+        try:
+            return msgspec.convert(parameters, cls)
+        except msgspec.ValidationError as error:
+            reason, _, path = str(error).partition(" - at ")
+            name = path.strip("`$.")
+            if name.endswith("_key"):
+                reason = "must be printable ASCII characters without a space, as it is sent in a header"
+            elif name:
+                reason = reason.replace("Expected", "must be").replace("`", "")
+            raise ValueError(f"{name}: {reason}." if name else reason) from None
+
 
 class AirEmulator:
     """
     A Wasabi AiR Jobs API on this machine, for as long as the ``with`` block lasts.
 
-    A status request for an unknown id that begins with ``completes``, ``fails``, ``cancels`` or
-    ``completes-with-3-errors`` (any number) creates such a job; the response for any other unknown id is 404. With
-    ``-after-60-seconds`` (any number) appended, the job takes that long. The name of a submitted job controls it in the
-    same way; a job with another name completes.
+    The name of a submitted job controls how the job ends: at its beginning ``completes``, ``fails``, ``fails-once``
+    (later jobs of that name complete) or ``cancels``; anywhere ``with-3-errors`` and ``after-60-seconds`` (any number).
+    If the name has none of them, the file name of the source controls the job in the same way. All other jobs complete.
+    A status request for an unknown id with one of them creates such a job; the response for any other unknown id is
+    404.
 
     :param host: address to listen on (str). Default: ``127.0.0.1``.
     :param port: port to listen on (int). Default: 0, for a free one.
     :param behaviour: the parameters of ``Behaviour``: ``access_key``, ``secret_key``, ``speed``, ``latency_ms``,
         ``error_rate``, ``rate_limit_per_minute``, ``lost_answers``, ``result_after_seconds``, ``loose_filters`` and
         ``seed``. They are those of the command ``wasabi-air-emulator``.
+    :raises ValueError: if a parameter is unknown or invalid, or has no effect together with the others.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0, **behaviour: Any) -> None:
+        check_address(host, port)
         self._host = host
         self._port = port
-        self._behaviour = msgspec.convert(behaviour, Behaviour)
+        self._behaviour = Behaviour.from_parameters(behaviour)
         self._jobs = EmulatedJobs(time.time, self._behaviour.speed)
         self._thread = threading.Thread(target=self._run, name="wasabi-air-emulator", daemon=True)
         self._listening = threading.Event()
@@ -128,6 +161,14 @@ class AirEmulator:
             self._failure = error
         finally:
             self._listening.set()
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise ``ValueError`` for an address that cannot be listened on."""
+    if not isinstance(host, str) or not host.strip():
+        raise ValueError(f"host: {host!r} is empty. Use 127.0.0.1 for this machine only, 0.0.0.0 for all addresses.")
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port < 65536:
+        raise ValueError(f"port: {port!r} is not an integer between 0 and 65535.")
 
 
 def _loopback_url(url: str) -> str:

@@ -171,6 +171,9 @@ def test_own_keys_are_not_shown(lines, arguments):
         ("--seed", "x"),
         ("--sped", "1"),
         ("--access-key", None),
+        ("--access-key", ""),
+        ("--host", ""),
+        ("--seed", "1"),
     ],
 )
 def test_invalid_argument_is_named(capsys, lines, option, value):
@@ -180,6 +183,14 @@ def test_invalid_argument_is_named(capsys, lines, option, value):
     error_line = capsys.readouterr().err.splitlines()[-1]
     assert error_line.startswith("wasabi-air-emulator: error: ")
     assert option.partition("=")[0] in error_line
+    assert lines == []
+
+
+def test_option_without_effect_is_refused(capsys, lines):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["--port", "0", "--error-rate", "1", "--lost-answers", "1"])
+    assert exit_info.value.code == 2
+    assert "--lost-answers has no effect with --error-rate 1" in capsys.readouterr().err
     assert lines == []
 
 
@@ -212,7 +223,7 @@ def test_help_lists_every_option_and_its_default(capsys, monkeypatch):
         runpy.run_module(MODULE, run_name="__main__")
     assert exit_info.value.code == 0
     output = capsys.readouterr().out
-    assert "completes-with-3-errors" in " ".join(output.split())
+    assert "completes-with-3-errors" in "".join(output.split())  # lines are broken at hyphens, too
     for default in ("127.0.0.1", "8077", "False"):
         assert f"(default: {default})" in " ".join(output.split())
 

@@ -58,6 +58,19 @@ def make_job(
         ("cancels-after-0-seconds", Outcome(JobStatus.CANCELLED, 0, 0)),
         ("completes-with-many-errors", Outcome(JobStatus.COMPLETED)),
         ("completes-with-1234567890-errors", Outcome(JobStatus.COMPLETED)),
+        ("completes-talk-after-60-seconds", Outcome(JobStatus.COMPLETED, 0, 60)),
+        ("fails/2025/talk_after-1-second.mp4", Outcome(JobStatus.FAILED, 1, 1)),
+        ("cancels-after-3-seconds-with-2-errors", Outcome(JobStatus.CANCELLED, 2, 3)),
+        ("talk-after-60-seconds", Outcome(JobStatus.COMPLETED, 0, 60)),
+        ("after-60-seconds", Outcome(JobStatus.COMPLETED, 0, 60)),
+        ("talk-with-3-errors", Outcome(JobStatus.COMPLETED, 3)),
+        ("thereafter-60-seconds", None),
+        ("talk-after-60-secondsight", None),
+        ("fails-once", Outcome(JobStatus.FAILED, 1, is_first_only=True)),
+        ("fails-once-after-2-seconds", Outcome(JobStatus.FAILED, 1, 2, is_first_only=True)),
+        ("fails-onceuponatime", Outcome(JobStatus.FAILED, 1)),
+        ("failsafe", None),
+        ("fails.mp4", Outcome(JobStatus.FAILED, 1)),
         ("fails", Outcome(JobStatus.FAILED, 1)),
         ("fails-today", Outcome(JobStatus.FAILED, 1)),
         ("cancels", Outcome(JobStatus.CANCELLED)),
@@ -67,7 +80,7 @@ def make_job(
         ("", None),
     ],
 )
-def test_name_prefix_determines_the_outcome(name, outcome):
+def test_keywords_of_a_name_determine_the_outcome(name, outcome):
     assert Outcome.from_name(name) == outcome
 
 
@@ -188,6 +201,58 @@ def test_name_determines_the_outcome_of_a_submitted_job(jobs, name, outcome):
     assert jobs.find(job.job_id) is job
 
 
+def make_definition(name: str, object_key: str) -> Definition:
+    return Definition(
+        name=name,
+        services={"ocr": ""},
+        source=Source(bucket="media", object_key=object_key),
+        destination=Destination(bucket="results", region="us-east-1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "object_key", "outcome"),
+    [
+        ("my_dag/submit/run", "2025/fails-clip.mp4", Outcome(JobStatus.FAILED, 1)),
+        ("my_dag/submit/run", "clip-after-60-seconds.mp4", Outcome(JobStatus.COMPLETED, 0, 60)),
+        ("my_dag/submit/run", "fails/clip.mp4", Outcome(JobStatus.COMPLETED)),
+        ("my_dag/submit/run", "failsafe.mp4", Outcome(JobStatus.COMPLETED)),
+        ("completes", "fails-clip.mp4", Outcome(JobStatus.COMPLETED)),
+        ("cancels", "fails-clip-after-60-seconds.mp4", Outcome(JobStatus.CANCELLED)),
+        ("night-after-60-seconds", "fails-clip.mp4", Outcome(JobStatus.COMPLETED, 0, 60)),
+    ],
+)
+def test_file_name_determines_the_outcome_unless_the_name_does(jobs, name, object_key, outcome):
+    assert jobs.submit(make_definition(name, object_key)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("first", "same", "other"),
+    [
+        (("fails-once", "a.mp4"), ("fails-once", "b.mp4"), ("fails-once-more", "a.mp4")),
+        (("run-1", "x/fails-once.mp4"), ("run-2", "x/fails-once.mp4"), ("run-1", "y/fails-once.mp4")),
+    ],
+    ids=["name", "file"],
+)
+def test_only_the_first_job_of_a_name_or_file_fails(jobs, first, same, other):
+    definitions = [make_definition(*job) for job in (first, same, same, other)]
+    assert [jobs.submit(definition).outcome.status for definition in definitions] == [
+        "failed",
+        "completed",
+        "completed",
+        "failed",
+    ]
+
+
+def test_later_job_completes_without_errors_in_the_same_time(jobs):
+    definition = make_definition("fails-once-with-7-errors-after-60-seconds", "a.mp4")
+    outcomes = [jobs.submit(definition).outcome for _ in range(2)]
+    assert [(outcome.status, outcome.error_count, outcome.seconds) for outcome in outcomes] == [
+        ("failed", 7, 60),
+        ("completed", 0, 60),
+    ]
+
+
 def test_same_definition_twice_creates_two_jobs(jobs):
     first, second = (jobs.submit(Definition.with_name("talk")) for _ in range(2))
     assert first.job_id != second.job_id
@@ -203,6 +268,8 @@ def test_names_are_the_given_names_or_the_ids_oldest_first(jobs):
 
 def test_names_can_be_read_while_jobs_are_created(jobs):
     class Talk:
+        source = Source(bucket="media", object_key="talk.mp4")
+
         @property
         def name(self):
             # Simulates another thread that creates a job meanwhile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 import time
@@ -282,6 +283,13 @@ class TestMetadata:
 
 
 class TestSubmit:
+    def test_file_that_fails_once(self, client, clock):
+        source = BODY["Source"] | {"ObjectKey": "talks/fails-once.mp4"}
+        first = client.submit(Name="run-1", Source=source)
+        second = client.submit(Name="run-1", Source=source | {"Region": "us-east-1"})
+        clock.now += 5
+        assert [client.status(job_id) for job_id in (first, second)] == ["failed", "completed"]
+
     def test_submitted_job_is_returned_and_can_be_requested(self, client):
         body = BODY | {"Priority": 10, "Batch": "night"}
         body["Source"] = body["Source"] | {"Endpoint": "s3.wasabisys.com", "Region": "us-east-1", "Provider": "wasabi"}
@@ -882,13 +890,12 @@ class TestAirEmulator:
             with pytest.raises(OSError, match=f"{port}.*address already in use"), AirEmulator(port=port):
                 pass
 
-    @pytest.mark.parametrize("arguments", [{"port": 70_000}, {"port": -1}, {"host": "a..b"}])
-    def test_invalid_address_is_an_error(self, arguments):
+    def test_host_that_does_not_exist(self):
         errors_raised = []
 
         def enter_emulator():
             try:
-                with AirEmulator(**arguments):
+                with AirEmulator(host="a..b"):
                     pass
             except Exception as error:  # noqa: BLE001 - any exception is accepted
                 errors_raised.append(error)
@@ -905,6 +912,17 @@ class TestAirEmulator:
             ("sped", 2),
             ("speed", 0),
             ("speed", "fast"),
+            ("speed", math.inf),
+            ("latency_ms", math.inf),
+            ("result_after_seconds", math.inf),
+            ("access_key", ""),
+            ("access_key", "two words"),
+            ("secret_key", "line\n"),
+            ("host", ""),
+            ("host", None),
+            ("port", 70_000),
+            ("port", -1),
+            ("port", "8077"),
             ("latency_ms", -1),
             ("error_rate", 1.1),
             ("rate_limit_per_minute", -1),
@@ -916,8 +934,27 @@ class TestAirEmulator:
         ],
     )
     def test_invalid_parameter_is_named(self, parameter, value):
-        with pytest.raises(msgspec.ValidationError, match=parameter):
+        with pytest.raises(ValueError, match=f"^{parameter}: "):
             AirEmulator(**{parameter: value})
+
+    @pytest.mark.parametrize("key", ["access_key", "secret_key"])
+    def test_invalid_key_is_not_shown(self, key):
+        with pytest.raises(ValueError, match=key) as error_info:
+            AirEmulator(**{key: "two words"})
+        assert "two words" not in str(error_info.value)
+
+    @pytest.mark.parametrize(
+        ("parameters", "message"),
+        [
+            ({"seed": 1}, "seed has no effect without error_rate"),
+            ({"lost_answers": 1, "error_rate": 1}, "lost_answers has no effect with error_rate 1"),
+            ({"result_after_seconds": 1, "error_rate": 1}, "result_after_seconds has no effect with error_rate 1"),
+            ({"loose_filters": True, "error_rate": 1}, "loose_filters has no effect with error_rate 1"),
+        ],
+    )
+    def test_parameter_without_effect_is_refused(self, parameters, message):
+        with pytest.raises(ValueError, match=message):
+            AirEmulator(**parameters)
 
     @pytest.mark.parametrize(
         ("host", "is_open"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)], ids=str
