@@ -219,6 +219,42 @@ class WasabiJobsHook(BaseHook):
         :raises ValueError: if a field is invalid.
         :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
+        submission = self.build_submission(
+            name=name,
+            source=source,
+            destination=destination,
+            services=services,
+            priority=priority,
+            batch=batch,
+            source_conn_id=source_conn_id,
+        )
+        return self._send(endpoints.submit_job(submission))
+
+    def build_submission(
+        self,
+        *,
+        name: str,
+        source: Mapping[str, str],
+        destination: Mapping[str, str],
+        services: Sequence[str] | Mapping[str, Any],
+        priority: int = DEFAULT_PRIORITY,
+        batch: str | None = None,
+        source_conn_id: str | None = None,
+    ) -> Submission:
+        """
+        Validate a submission and read the keys of its source. Nothing is sent to the API.
+
+        :param name: as in :meth:`submit_job`.
+        :param source: as in :meth:`submit_job`.
+        :param destination: as in :meth:`submit_job`.
+        :param services: as in :meth:`submit_job`.
+        :param priority: as in :meth:`submit_job`.
+        :param batch: as in :meth:`submit_job`.
+        :param source_conn_id: as in :meth:`submit_job`.
+        :return: the submission. It holds the keys of the source, and its text form does not show them.
+        :raises ValueError: if a field is invalid.
+        :raises ConnectionConfigError: if the connection of the source does not exist or cannot be used.
+        """
         submission = Submission(
             name=submissions.validate_field("name", name),
             source=Source(**submissions.validate_field("source", source)),
@@ -232,7 +268,7 @@ class WasabiJobsHook(BaseHook):
             submission = msgspec.structs.replace(submission, source_access_key=access_key, source_secret_key=secret_key)
         for service in sorted(submission.services.keys() - submissions.KNOWN_SERVICES):
             LOG.info("Service %r is unknown to this release and is sent as given.", service)
-        return self._send(endpoints.submit_job(submission))
+        return submission
 
     async def aread_settings(self) -> Settings:
         """

@@ -244,6 +244,87 @@ class WasabiBatchTrigger(BaseTrigger):
                     return TriggerEvent(report.to_event())
 
 
+class WasabiUnfinishedJobsTrigger(BaseTrigger):
+    """
+    Waits until at most a given number of a batch's jobs are unfinished, and fires one event then, or when a permanent
+    error occurs.
+
+    The payload is ``{"batch": "…"}``, and for a permanent error ``{"batch", "error"}``. Transient errors do not end the
+    wait.
+
+    :param batch: name of the batch (str).
+    :param wasabi_conn_id: id of the connection (str).
+    :param poke_interval: seconds between two polls, more than 0 (float). The first poll follows after one interval.
+    :param max_unfinished_jobs: how many jobs may be unfinished when the wait ends (int). Default: 0.
+    :param max_failures: how many jobs may fail or be cancelled during the wait before it ends (int). Default: None, for
+        any number.
+    :param files: number of files of the batch, for the log (int). Default: 0.
+    :param files_to_submit: how many of them are not submitted yet, for the log (int). Default: 0.
+    :raises ValueError: if the interval is invalid.
+    """
+
+    def __init__(
+        self,
+        batch: str,
+        wasabi_conn_id: str,
+        poke_interval: float,
+        *,
+        max_unfinished_jobs: int = 0,
+        max_failures: int | None = None,
+        files: int = 0,
+        files_to_submit: int = 0,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # untyped in Airflow
+        _validate_intervals(poke_interval, None)
+        self.batch = batch
+        self.wasabi_conn_id = wasabi_conn_id
+        self.poke_interval = poke_interval
+        self.max_unfinished_jobs = max_unfinished_jobs
+        self.max_failures = max_failures
+        self.files = files
+        self.files_to_submit = files_to_submit
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the path of the class and the arguments of this trigger."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "batch": self.batch,
+                "wasabi_conn_id": self.wasabi_conn_id,
+                "poke_interval": self.poke_interval,
+                "max_unfinished_jobs": self.max_unfinished_jobs,
+                "max_failures": self.max_failures,
+                "files": self.files,
+                "files_to_submit": self.files_to_submit,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll at each interval, and yield one event."""
+        yield await self._wait()
+
+    async def _wait(self) -> TriggerEvent:
+        await _import_lazy_modules()
+        from airflow_wasabi_jobs.hooks import WasabiJobsHook
+        from airflow_wasabi_jobs.polling import Subscription
+        from airflow_wasabi_jobs.waiting.unfinished_jobs import UnfinishedJobs, wait_for_unfinished_jobs
+
+        wait = UnfinishedJobs(
+            batch=self.batch,
+            max_unfinished_jobs=self.max_unfinished_jobs,
+            max_failures=self.max_failures,
+            files=self.files,
+            files_to_submit=self.files_to_submit,
+        )
+        hook = WasabiJobsHook(self.wasabi_conn_id)
+        async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
+            try:
+                await wait_for_unfinished_jobs(wait, subscription, self.poke_interval)
+            except WasabiApiError as error:
+                return TriggerEvent({"batch": self.batch, "error": serialize_error(error)})
+        return TriggerEvent({"batch": self.batch})
+
+
 async def _import_lazy_modules() -> None:
     """Import in a thread what takes longer than the event loop may be blocked."""
     if not sys.modules.keys() >= _LAZY_MODULES:

@@ -30,6 +30,7 @@ LAYERS = [
     "demo",
     "operators",
     "sensors",
+    "submitting",
     "triggers",
     "waiting",
     "polling",

@@ -36,11 +36,11 @@ def database() -> None:
     initdb()
 
 
-def run(monkeypatch: Any, file: Path) -> tuple[str, dict[Any, Any], list[str]]:
+def run(monkeypatch: Any, file: Path, **conf: Any) -> tuple[str, dict[Any, Any], list[str]]:
     """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
     with AirEmulator(speed=20) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
-        dag_run = runpy.run_path(str(file))["dag"].test()
+        dag_run = runpy.run_path(str(file))["dag"].test(run_conf=conf)
         tasks = {
             (ti.task_id, ti.map_index): (ti.state, ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index))
             for ti in dag_run.get_task_instances()
@@ -106,6 +106,17 @@ def test_batch(monkeypatch: Any) -> None:
         submit_state, job_id = tasks[("submit", number)]
         assert submit_state == "success"
         assert path.endswith(f"/{job_id}/{name}_metadata.json")
+
+
+@pytest.mark.usefixtures("fast_polls")
+def test_library(monkeypatch: Any, tmp_path: Path) -> None:
+    file = EXAMPLE_DAGS / "example_wasabi_library.py"
+    state, tasks, _ = run(monkeypatch, file, files=30, results=f"file://{tmp_path}")
+
+    assert state == "success"
+    _, report = tasks[("analyse", -1)]
+    assert (report["files"], report["counts"]) == (30, {"completed": 30})
+    assert tasks[("count_results", -1)] == ("success", {"files": 30, "results": 30})
 
 
 def test_poke_interval_of_a_run(monkeypatch: Any, capfd: Any, caplog: Any) -> None:

@@ -26,12 +26,12 @@ from loopback import Loopback, cut, hang, json_response, refused_url, reset, res
 from task_runs import FILE, KILL_POINTS, RESULTS, AccountResponses, TaskRun, execute, make_job, run_worker, submit_task
 from wait_runner import first_event, serialized_and_loaded
 
-from airflow_wasabi_jobs import operators
 from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
-from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, default_name
+from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, submit_job
+from airflow_wasabi_jobs.operators.default_name import default_name
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 LOOKUP, SUBMIT = "GET /jobs", "POST /jobs"
@@ -78,9 +78,9 @@ every_permanent_error = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 10.0)
-    monkeypatch.setattr(operators, "LOOKUP_SECONDS", 0.1)
-    monkeypatch.setattr(operators, "LOOKUP_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(submit_job, "SUBMIT_RETRY_SECONDS", 10.0)
+    monkeypatch.setattr(submit_job, "LOOKUP_SECONDS", 0.1)
+    monkeypatch.setattr(submit_job, "LOOKUP_INTERVAL_SECONDS", 0.01)
 
 
 class Clock:
@@ -408,9 +408,9 @@ class TestLostResponse:
     def test_invalid_response_without_a_job_is_an_error(
         self, serve_account: Any, run: TaskRun, monkeypatch: Any, invalid_response: Any
     ) -> None:
-        monkeypatch.setattr(operators, "time", Clock())
-        monkeypatch.setattr(operators, "LOOKUP_SECONDS", 10)
-        monkeypatch.setattr(operators, "LOOKUP_INTERVAL_SECONDS", 2)
+        monkeypatch.setattr(submit_job, "time", Clock())
+        monkeypatch.setattr(submit_job, "LOOKUP_SECONDS", 10)
+        monkeypatch.setattr(submit_job, "LOOKUP_INTERVAL_SECONDS", 2)
         with (
             serve_account(AccountResponses(post_responses=((False, invalid_response),))) as account,
             pytest.raises(exceptions.InvalidResponseError),
@@ -421,7 +421,7 @@ class TestLostResponse:
         assert account.count(LOOKUP) == 1 + 6  # once before the POST, then every 2 seconds for 10 seconds
 
     def test_job_that_is_listed_late(self, serve_account: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(operators, "LOOKUP_SECONDS", 10)
+        monkeypatch.setattr(submit_job, "LOOKUP_SECONDS", 10)
         with serve_account(AccountResponses(post_responses=((True, reset()),), hidden_for=4)) as account:
             report = run.start_try()
 
@@ -471,7 +471,7 @@ class TestLostResponse:
     def test_task_retry_finds_the_job_after_a_long_outage_of_the_lookup(
         self, serve_account: Any, run: TaskRun, monkeypatch: Any
     ) -> None:
-        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(submit_job, "SUBMIT_RETRY_SECONDS", 0.2)
         lookup_responses = (json_response({"Records": []}), *[response(503)] * 1000)
         with serve_account(
             AccountResponses(post_responses=((True, reset()),), lookup_responses=lookup_responses)
@@ -485,7 +485,7 @@ class TestLostResponse:
             assert account.count(SUBMIT) == 1
 
     def test_submit_fails_after_a_long_outage(self, serve_account: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.3)
+        monkeypatch.setattr(submit_job, "SUBMIT_RETRY_SECONDS", 0.3)
         with (
             serve_account(AccountResponses(post_responses=((False, response(503)),) * 1000)) as account,
             pytest.raises(exceptions.ServerError),
@@ -589,7 +589,7 @@ class TestLog:
     def test_refused_connection_is_logged_once_a_minute(
         self, set_connection: Any, run: TaskRun, monkeypatch: Any, lines: Any
     ) -> None:
-        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.3)
+        monkeypatch.setattr(submit_job, "SUBMIT_RETRY_SECONDS", 0.3)
         with refused_url() as url:
             set_connection(url)
             with pytest.raises(exceptions.ApiConnectionError) as caught:
@@ -616,14 +616,14 @@ class TestLookup:
     def test_long_outage_is_an_error(
         self, serve_account: Any, run: TaskRun, monkeypatch: Any, fault: Any, error: Any
     ) -> None:
-        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(submit_job, "SUBMIT_RETRY_SECONDS", 0.2)
         with serve_account(AccountResponses(lookup_responses=(fault,) * 1000)) as account, pytest.raises(error):
             run.start_try()
 
         assert set(account.requests) == {LOOKUP}
 
     def test_connection_refused_is_an_error(self, set_connection: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(operators, "SUBMIT_RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(submit_job, "SUBMIT_RETRY_SECONDS", 0.2)
         with refused_url() as url:
             set_connection(url)
             with pytest.raises(exceptions.ApiConnectionError, match="Connection refused"):

@@ -69,7 +69,7 @@ def run_wait(
         except AirflowRescheduleException:
             continue
         except TaskDeferred as deferred:
-            next_method, next_kwargs = _run_trigger(deferred, timeout_message)
+            next_method, next_kwargs = run_deferred_trigger(deferred, timeout_message)
             if next_method == "":
                 return xcoms.pop()
 
@@ -98,7 +98,9 @@ async def first_event(trigger: Any) -> Any:
 _IDENTITY = {"dag_id": "dag", "task_id": "wait", "run_id": "run", "map_index": -1, "max_tries": 0}
 
 
-def _run_trigger(deferred: TaskDeferred, timeout_message: str) -> tuple[str, dict[str, Any]]:
+def run_deferred_trigger(deferred: TaskDeferred, timeout_message: str = TRIGGER_TIMEOUT) -> tuple[str, dict[str, Any]]:
+    """Run the trigger as the triggerer does, and return the method and the arguments with which the task resumes."""
+
     async def run() -> Any:
         return await asyncio.wait_for(
             first_event(serialized_and_loaded(deferred.trigger)), deferred.timeout.total_seconds()

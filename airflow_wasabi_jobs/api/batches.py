@@ -248,6 +248,20 @@ def poll_batch(batch: str, *, expected_jobs: int | None, max_failures: int, fail
     return _report(batch, complete, is_finished=is_finished)
 
 
+def has_more_unfinished_jobs(batch: str, number: int) -> Requests[bool]:
+    """
+    Return whether more than a number of jobs of a batch are unfinished. Lists no more pages than that takes.
+
+    :param batch: the batch. The filter of the API may let other jobs through, which do not count.
+    :param number: the number.
+    """
+    found: dict[str, JobSummary] = {}
+    for status in _UNFINISHED:
+        if len(found) <= number:
+            found |= yield from _list(batch, status, enough=number + 1 - len(found))
+    return len(found) > number
+
+
 def _list(batch: str, status: JobStatus | None = None, enough: float = float("inf")) -> Requests[dict[str, JobSummary]]:
     """List pages until they have enough jobs of the batch, or all of them."""
     found: dict[str, JobSummary] = {}

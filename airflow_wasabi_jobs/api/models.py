@@ -89,6 +89,11 @@ class Source(msgspec.Struct, frozen=True):
     endpoint: str | None = None
     provider: str | None = None
 
+    @property
+    def url(self) -> str:
+        """The URL of the file, such as ``s3://bucket/key``."""
+        return f"s3://{self.bucket}/{self.object_key}"
+
 
 class Destination(msgspec.Struct, frozen=True):
     """

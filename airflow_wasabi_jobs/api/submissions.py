@@ -29,6 +29,28 @@ def validate_field(field: str, value: object, *, owner: str = "") -> Any:
     return _VALIDATORS[field](field + owner, value)
 
 
+def parse_file(label: str, value: object) -> dict[str, str]:
+    """
+    Return the location of a file of a batch: ``bucket``, ``object_key`` and optionally ``region`` and ``endpoint``.
+
+    :param label: how messages refer to the value.
+    :param value: a URL such as ``s3://bucket/key``, or the location.
+    :raises ValueError: if the value is invalid.
+    """
+    if isinstance(value, Mapping):
+        return _validate_source(label, value)
+    if not isinstance(value, str):
+        raise ValueError(  # noqa: TRY004 - bad input is a ValueError
+            f"{label} is {_describe_type(value)}, but must be a URL such as 's3://bucket/key', or a dict with bucket "
+            "and object_key."
+        )
+    scheme, _, location = value.strip().partition("://")
+    bucket, _, object_key = location.partition("/")
+    if scheme != "s3" or not bucket or not object_key:
+        raise ValueError(f"{label} is {value!r}, but must be a URL with a bucket and a key, such as 's3://bucket/key'.")
+    return {"bucket": bucket, "object_key": object_key}
+
+
 def is_literal(value: object) -> bool:
     """Whether a value is complete when a DAG file is parsed: it has no template and is no XComArg."""
     match value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 
 from airflow_wasabi_jobs.api.ids import validate_id
 
@@ -26,6 +27,18 @@ def validate_integer(field: str, value: object, *, minimum: int, optional: bool,
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         allowed = f"{'None or ' if optional else ''}an integer of at least {minimum}"
         raise ValueError(f"{field} of task {task_id!r} is {value!r}, but must be {allowed}.")
+
+
+def to_seconds(duration: timedelta | float) -> float:
+    """Return a duration in seconds."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+def validate_seconds(field: str, value: object, *, task_id: str) -> None:
+    """Raise ``ValueError`` unless a value is a duration of 0 seconds or more."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+        raise ValueError(f"{field} of task {task_id!r} is {value!r}, but must be a number of seconds, 0 or more.")
 
 
 def validate_poke_interval(seconds: float, *, deferrable: bool, task_id: str) -> None:

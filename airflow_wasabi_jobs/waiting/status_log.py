@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
@@ -98,6 +99,24 @@ class StatusLog:
 
     def _minutes(self) -> float:
         return (self._clock() - self._started_at) / 60
+
+
+def log_start(subject: str, place: str, poke_interval: float, timeout_at: float) -> None:
+    """
+    Log that a wait begins.
+
+    :param subject: what it waits for, such as ``Job '12345'``.
+    :param place: where it polls, such as ``the triggerer``.
+    :param poke_interval: seconds between two polls.
+    :param timeout_at: when the wait times out, in seconds since the epoch.
+    """
+    LOG.info(
+        "%s: waiting in %s; polling every %g s; times out at %s UTC.",
+        subject,
+        place,
+        poke_interval,
+        datetime.fromtimestamp(timeout_at, UTC).strftime("%Y-%m-%d %H:%M"),
+    )
 
 
 @contextmanager

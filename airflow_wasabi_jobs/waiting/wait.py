@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
@@ -15,7 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError, deserialize_error
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.waiting.outcomes import XCom, batch_outcome, job_outcome
-from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_status
+from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_status, log_start
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.batches import BatchCounter, BatchReport, FailedJob
@@ -113,13 +112,7 @@ class Wait(ABC):
         :param poke_interval: seconds between two polls.
         :param timeout_at: when the wait times out, in seconds since the epoch.
         """
-        LOG.info(
-            "%s: waiting in %s; polling every %g s; times out at %s UTC.",
-            self.subject,
-            place,
-            poke_interval,
-            datetime.fromtimestamp(timeout_at, UTC).strftime("%Y-%m-%d %H:%M"),
-        )
+        log_start(self.subject, place, poke_interval, timeout_at)
 
     def log_silenced_error(self, error: Exception) -> None:
         """Log an error that does not end the wait because of ``silent_fail``."""

@@ -1,8 +1,7 @@
-"""The operator that submits a Wasabi AiR job and waits for it."""
+"""The operator that submits one file and waits for its job."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +14,15 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseOperat
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
 from airflow_wasabi_jobs.log import LOG
+from airflow_wasabi_jobs.operators.default_name import default_name
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
-from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_integer, validate_poke_interval
+from airflow_wasabi_jobs.waiting.arguments import (
+    to_seconds,
+    validate_id_argument,
+    validate_integer,
+    validate_poke_interval,
+    validate_seconds,
+)
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
 from airflow_wasabi_jobs.waiting.status_log import log_failure
 from airflow_wasabi_jobs.waiting.wait import JobWait
@@ -159,7 +165,7 @@ class WasabiSubmitJobOperator(BaseOperator):
                 return job_id
             wait = self._create_wait(job_id)
             if not self.deferrable:
-                return wait.poll_until_finished(_to_seconds(self.poke_interval), timeout_at)
+                return wait.poll_until_finished(to_seconds(self.poke_interval), timeout_at)
             return wait.poll() or self._defer(wait, job_id, timeout_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -184,7 +190,7 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     @property
     def _timeout_seconds(self) -> float:
-        return conf.getfloat("sensors", "default_timeout") if self.timeout is None else _to_seconds(self.timeout)
+        return conf.getfloat("sensors", "default_timeout") if self.timeout is None else to_seconds(self.timeout)
 
     def _create_wait(self, job_id: str) -> JobWait:
         return JobWait(
@@ -198,7 +204,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         )
 
     def _defer(self, wait: JobWait, job_id: str, timeout_at: float) -> NoReturn:
-        poke_interval = _to_seconds(self.poke_interval)
+        poke_interval = to_seconds(self.poke_interval)
         trigger = WasabiJobTrigger(job_id=job_id, wasabi_conn_id=self.wasabi_conn_id, poke_interval=poke_interval)
         defer_until(self, wait, trigger, poke_interval=poke_interval, timeout_at=timeout_at)
 
@@ -387,17 +393,10 @@ class WasabiSubmitJobOperator(BaseOperator):
                 f"if_exists of task {self.task_id!r} is {self.if_exists!r}, but must be 'reuse' or 'submit'."
             )
         validate_integer("max_error_count", self.max_error_count, minimum=0, optional=True, task_id=self.task_id)
-        self._validate_seconds("poke_interval", self.poke_interval)
-        validate_poke_interval(_to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
+        validate_seconds("poke_interval", self.poke_interval, task_id=self.task_id)
+        validate_poke_interval(to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
         if self.timeout is not None:
-            self._validate_seconds("timeout", self.timeout)
-
-    def _validate_seconds(self, field: str, value: object) -> None:
-        seconds = value.total_seconds() if isinstance(value, timedelta) else value
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
-            raise ValueError(
-                f"{field} of task {self.task_id!r} is {value!r}, but must be a number of seconds, 0 or more."
-            )
+            validate_seconds("timeout", self.timeout, task_id=self.task_id)
 
     def _validate_conn_id(self) -> None:
         self.wasabi_conn_id = validate_id_argument(
@@ -427,22 +426,6 @@ def find_unfinished(jobs: Iterable[Job]) -> Job | None:
     return next((job for job in jobs if job.status is None or not job.status.is_terminal), None)
 
 
-def default_name(ti: Any) -> str:
-    """
-    Return a job name that no other task run has, with ``[wasabi] job_name_prefix`` in front of it.
-
-    :param ti: the task instance.
-    """
-    # No DAG id or task id contains a slash or a bracket.
-    map_index = "" if ti.map_index is None or ti.map_index < 0 else f"[{ti.map_index}]"
-    prefix = conf.get("wasabi", "job_name_prefix", fallback="")
-    name = f"{prefix}{ti.dag_id}/{ti.task_id}{map_index}/{ti.run_id}"
-    if len(name) <= submissions.MAX_TEXT_LENGTH:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return f"{name[: submissions.MAX_TEXT_LENGTH - len(digest) - 1]}-{digest}"
-
-
 def _is_same_without_name(job: Job, submission: dict[str, Any]) -> bool:
     """Whether a job that the API returns without its name has the source and the batch of a submission."""
     source = submission["source"]
@@ -451,10 +434,6 @@ def _is_same_without_name(job: Job, submission: dict[str, Any]) -> bool:
         and (job.source.bucket, job.source.object_key) == (source["bucket"], source["object_key"])
         and job.batch == submission["batch"]
     )
-
-
-def _to_seconds(duration: timedelta | float) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
 
 
 def _file(source: Mapping[str, str]) -> str:

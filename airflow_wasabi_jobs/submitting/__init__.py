@@ -1,0 +1,1 @@
+"""Submitting a batch of files: one job for each file, whatever happens to the task."""
