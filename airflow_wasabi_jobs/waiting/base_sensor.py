@@ -6,7 +6,7 @@ import inspect
 import time
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,16 @@ class WasabiBaseSensor(BaseSensorOperator):
 
     :param wasabi_conn_id: id of the connection (str, templated).
     :param deferrable: whether to wait in the triggerer (bool).
+    :param post_execute: what Airflow calls after ``execute`` (callable). Default: None.
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
-    def __init__(self, *, wasabi_conn_id: str, deferrable: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, wasabi_conn_id: str, deferrable: bool, post_execute: Callable[..., None] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(post_execute=post_execute, **kwargs)
+        # Airflow keeps the function in a private attribute.
+        self.has_post_execute = post_execute is not None
         self.wasabi_conn_id = wasabi_conn_id
         self.deferrable = deferrable
         # The event of the trigger, until a poke reads it.
