@@ -103,7 +103,7 @@ def ends_in_triggerer(set_connection: Any, monkeypatch: Any, caplog: Any) -> Any
         ),
         pytest.param(WasabiJobSensor, {"retries": 2, "soft_fail": True}, id="failures"),
         pytest.param(WasabiJobSensor, {"pre_execute": print}, id="pre_execute"),
-        pytest.param(WasabiJobSensor, {"fetch_metadata": True, "max_error_count": 3}, id="arguments"),
+        pytest.param(WasabiJobSensor, {"max_error_count": 3}, id="arguments"),
     ],
 )
 def test_task_ends_in_the_triggerer(ends_in_triggerer: Any, kind: Any, arguments: Any, caplog: Any) -> None:
@@ -141,6 +141,15 @@ def test_task_ends_on_a_worker(ends_in_triggerer: Any, kind: Any, arguments: Any
     assert not ends_in_triggerer(create(kind, **arguments))
     line = f"Job '12345': ends on a worker in spite of end_from_trigger, because it uses: {feature}."
     assert line in caplog.messages
+
+
+@pytest.mark.parametrize("fetch_metadata", [False, True])
+def test_link_of_the_package_needs_a_worker_if_the_xcom_has_the_location(
+    ends_in_triggerer: Any, monkeypatch: Any, fetch_metadata: bool
+) -> None:
+    monkeypatch.setattr(WasabiJobSensor, "operator_extra_links", (Link(),))
+
+    assert ends_in_triggerer(create(fetch_metadata=fetch_metadata)) is not fetch_metadata
 
 
 def test_lineage_backend_of_airflow_2_needs_a_worker(ends_in_triggerer: Any, monkeypatch: Any) -> None:
