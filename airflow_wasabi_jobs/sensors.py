@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_wasabi_jobs.api import submissions
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
 from airflow_wasabi_jobs.waiting.arguments import CHECK_UPSTREAM, validate_integer
 from airflow_wasabi_jobs.waiting.base_sensor import WasabiBaseSensor
+from airflow_wasabi_jobs.waiting.ending import find_worker_features
 from airflow_wasabi_jobs.waiting.wait import BatchWait, JobWait
 
 if TYPE_CHECKING:
@@ -40,9 +42,9 @@ class WasabiJobSensor(WasabiBaseSensor):
     :param deferrable: whether to wait in the triggerer, without a worker (bool). ``mode`` is then ignored, and
         ``poke_interval`` must be more than 0. Default: ``[operators] default_deferrable``.
     :param end_from_trigger: whether a job that completes within ``max_error_count`` ends a deferred task in the
-        triggerer, without a worker (bool). Airflow does not run ``on_success_callback`` then. Every other outcome
-        resumes in a worker, and so does a task with ``outlets``, ``multiple_outputs=True`` or ``do_xcom_push=False``.
-        Default: False.
+        triggerer, without a worker (bool). Every other outcome resumes in a worker, and so does a task that uses
+        what Airflow does only there, such as ``outlets`` or ``on_success_callback``: see
+        :ref:`howto/end_from_trigger`. Default: False.
     :param kwargs: arguments of Airflow's ``BaseSensorOperator``: ``poke_interval`` (seconds, default 60), ``timeout``
         (seconds, default 7 days), ``mode``, ``soft_fail``, ``never_fail``, ``silent_fail``, ``exponential_backoff``,
         ``max_wait`` and those of ``BaseOperator``.
@@ -67,7 +69,8 @@ class WasabiJobSensor(WasabiBaseSensor):
         self.job_id = job_id
         self.max_error_count = max_error_count
         self.fetch_metadata = fetch_metadata
-        self.end_from_trigger = end_from_trigger
+        # Not end_from_trigger: with a listener Airflow rejects each DAG that has a task with an attribute of this name.
+        self._end_from_trigger = end_from_trigger
         if job_id is None or isinstance(job_id, str):
             self._validate_id("job_id", job_id, "job id")
         validate_integer("max_error_count", max_error_count, minimum=0, optional=True, task_id=self.task_id)
@@ -93,14 +96,22 @@ class WasabiJobSensor(WasabiBaseSensor):
             poke_interval=self.poke_interval,
             exponential_backoff=self.exponential_backoff,
             max_wait=self.max_wait.total_seconds() if self.max_wait else None,
-            end_from_trigger=self.end_from_trigger and not self._needs_worker(),
+            end_from_trigger=self._end_from_trigger and not self._needs_worker(),
             max_error_count=self.max_error_count,
             fetch_metadata=self.fetch_metadata,
         )
 
     def _needs_worker(self) -> bool:
-        # In the triggerer Airflow emits no asset events, and the trigger pushes exactly one XCom.
-        return bool(self.outlets) or self.multiple_outputs or not self.do_xcom_push
+        features = find_worker_features(self, base=WasabiJobSensor)
+        if self.fetch_metadata and self.operator_extra_links:
+            features.append("a link to the result")
+        if features:
+            LOG.info(
+                "Job %r: ends on a worker in spite of end_from_trigger, because it uses: %s.",
+                self.job_id,
+                ", ".join(features),
+            )
+        return bool(features)
 
 
 class WasabiBatchSensor(WasabiBaseSensor):

@@ -32,14 +32,14 @@ with DAG(
 ) as dag:
 
     @task
-    def list_files(params: dict[str, int]) -> list[str]:
+    def list_files(number_of_files: str) -> list[str]:
         """Return the URLs of the files, for example those of a bucket."""
         # ObjectStoragePath("s3://conn_id@media").rglob("*.mp4") lists a bucket.
-        return [f"s3://media/library/{number:05}.mp4" for number in range(params["files"])]
+        return [f"s3://media/library/{number:05}.mp4" for number in range(int(number_of_files))]
 
     analyse = WasabiSubmitBatchOperator(
         task_id="analyse",
-        sources=list_files(),
+        sources=list_files("{{ params.files }}"),
         destination={"bucket": "results", "region": "us-east-1"},
         services=["ocr", "s2t"],
         max_unfinished_jobs=200,
@@ -58,4 +58,4 @@ with DAG(
         results = [json.loads(line) for line in lines]
         return {"files": len(results), "results": sum(result["metadata_path"] is not None for result in results)}
 
-    count_results(analyse.output)
+    count_results(analyse.output)  # type: ignore[arg-type] # Airflow passes the report

@@ -1511,10 +1511,19 @@ with DAG(
         poke_interval=0.2,
         timeout=60,
     )
+    WasabiJobSensor(
+        task_id="end_from_trigger",
+        job_id="completes-after-1-seconds",
+        deferrable=True,
+        end_from_trigger=True,
+        poke_interval=0.1,
+        timeout=60,
+    )
 """
 
 
-def test_dag_run(serve_emulator: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_dag_run(serve_emulator: Any, tmp_path: Path, monkeypatch: Any, capfd: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
     from airflow.utils.db import initdb
 
     dag_file = tmp_path / "submits.py"
@@ -1536,6 +1545,7 @@ def test_dag_run(serve_emulator: Any, tmp_path: Path, monkeypatch: Any) -> None:
         }
 
         assert sorted(emulator.job_names) == [
+            "completes-after-1-seconds",
             *[f"submits/submit[{number}]/{dag_run.run_id}" for number in range(3)],
             f"submits/submit_and_wait/{dag_run.run_id}",
         ]
@@ -1546,4 +1556,9 @@ def test_dag_run(serve_emulator: Any, tmp_path: Path, monkeypatch: Any) -> None:
         assert tasks["wait", number] == ("success", completed(job_id), None)
     state, report, job_id = tasks["submit_and_wait", -1]
     assert (state, report) == ("success", completed(job_id))
+    assert tasks["end_from_trigger", -1] == ("success", completed("completes-after-1-seconds"), None)
+    # Airflow writes its own lines to the standard output.
+    output = "".join(capfd.readouterr()) + caplog.text
+    assert "completes-after-1-seconds': waiting in the triggerer" in output
+    assert not re.search(r"Traceback|\[error|\bERROR\b", output)
     assert len({tasks["submit", number][1] for number in range(3)} | {job_id}) == 4

@@ -17,7 +17,6 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
-    Asset,
     TaskDeferred,
 )
 from connections import ACCESS_KEY, SECRET_KEY
@@ -28,8 +27,6 @@ from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.waiting import wait
-
-OUTLET = Asset("s3://results/report")
 
 every_failure = pytest.mark.parametrize(
     ("last_response", "arguments", "exception", "message"),
@@ -603,34 +600,6 @@ class TestDeferrable:
         )
         assert task.method_name == "execute_complete"
         assert 3590 < task.timeout.total_seconds() <= 3600
-
-    @pytest.mark.parametrize(
-        ("arguments", "end_from_trigger", "max_error_count"),
-        [
-            ({"end_from_trigger": True}, True, None),
-            ({"end_from_trigger": True, "max_error_count": 3}, True, 3),
-            ({"end_from_trigger": True, "do_xcom_push": False}, False, None),
-            ({"end_from_trigger": True, "multiple_outputs": True}, False, None),
-            ({"end_from_trigger": True, "outlets": [OUTLET]}, False, None),
-            ({"max_error_count": 3}, False, 3),
-        ],
-    )
-    def test_end_from_trigger_needs_do_xcom_push(
-        self, set_connection: Any, arguments: Any, end_from_trigger: bool, max_error_count: int | None
-    ) -> None:
-        with Loopback(status_response("in_progress")) as server:
-            set_connection(server.url)
-            task = defer(WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, **arguments))
-
-        assert (task.trigger.end_from_trigger, task.trigger.max_error_count) == (end_from_trigger, max_error_count)
-
-    def test_event_of_dag_test_is_a_string(self, set_connection: Any) -> None:
-        sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, end_from_trigger=True)
-        with Loopback(status_response("completed", 1)) as server:
-            set_connection(server.url)
-            xcom = sensor.resume_execution("execute_complete", {"event": "success"}, {})
-
-        assert xcom == {"job_id": "12345", "status": "completed", "error_count": 1}
 
     def test_silent_fail_does_not_restart_the_timeout(self, set_connection: Any) -> None:
         sensor = WasabiJobSensor(task_id="wait", job_id="12345", deferrable=True, silent_fail=True, timeout=3600)

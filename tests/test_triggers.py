@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseSensorOperator
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from loopback import Loopback, ServerConnection, delayed, json_response, response, status_response
-from wait_runner import first_event, serialized_and_loaded
+from wait_runner import first_event, in_triggerer, serialized_and_loaded
 
 from airflow_wasabi_jobs import triggers
 from airflow_wasabi_jobs.api import exceptions
@@ -149,7 +149,7 @@ class TestEndFromTrigger:
         with Loopback(status_response("in_progress"), status_response("completed", 2)) as server:
             set_connection(server.url)
             job_trigger = trigger(end_from_trigger=True, max_error_count=max_error_count)
-            event = asyncio.run(asyncio.wait_for(first_event(serialized_and_loaded(job_trigger)), 10))
+            event = asyncio.run(asyncio.wait_for(first_event(in_triggerer(serialized_and_loaded(job_trigger))), 10))
 
         assert isinstance(event, TaskSuccessEvent)
         assert xcoms == [{"job_id": "12345", "status": "completed", "error_count": 2}]
@@ -161,7 +161,7 @@ class TestEndFromTrigger:
         monkeypatch.setattr("airflow_wasabi_jobs.triggers._push_xcom", fail)
         with Loopback(status_response("completed", 2)) as server:
             set_connection(server.url)
-            event = asyncio.run(asyncio.wait_for(first_event(trigger(end_from_trigger=True)), 10))
+            event = asyncio.run(asyncio.wait_for(first_event(in_triggerer(trigger(end_from_trigger=True))), 10))
 
         assert type(event) is TriggerEvent
         assert event.payload == {"job_id": "12345", "status": "completed", "error_count": 2}
@@ -175,7 +175,7 @@ class TestEndFromTrigger:
         with Loopback(last_response) as server:
             set_connection(server.url)
             job_trigger = trigger(end_from_trigger=True, max_error_count=2)
-            event = asyncio.run(asyncio.wait_for(first_event(job_trigger), 10))
+            event = asyncio.run(asyncio.wait_for(first_event(in_triggerer(job_trigger)), 10))
 
         assert type(event) is TriggerEvent
 

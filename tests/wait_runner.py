@@ -87,6 +87,12 @@ def serialized_and_loaded(trigger: Any) -> Any:
     return pkgutil.resolve_name(path)(**json.loads(json.dumps(arguments)))
 
 
+def in_triggerer(trigger: Any) -> Any:
+    """Set the task instance of a trigger, as the triggerer does."""
+    trigger.task_instance = SimpleNamespace(**_IDENTITY)
+    return trigger
+
+
 async def first_event(trigger: Any) -> Any:
     """Return the first event, and check that its payload can be stored as JSON."""
     async for event in trigger.run():
@@ -100,11 +106,10 @@ _IDENTITY = {"dag_id": "dag", "task_id": "wait", "run_id": "run", "map_index": -
 
 def run_deferred_trigger(deferred: TaskDeferred, timeout_message: str = TRIGGER_TIMEOUT) -> tuple[str, dict[str, Any]]:
     """Run the trigger as the triggerer does, and return the method and the arguments with which the task resumes."""
+    trigger = in_triggerer(serialized_and_loaded(deferred.trigger))
 
     async def run() -> Any:
-        return await asyncio.wait_for(
-            first_event(serialized_and_loaded(deferred.trigger)), deferred.timeout.total_seconds()
-        )
+        return await asyncio.wait_for(first_event(trigger), deferred.timeout.total_seconds())
 
     try:
         event = asyncio.run(run())

@@ -173,17 +173,23 @@ class WasabiSubmitJobOperator(BaseOperator):
         with log_failure():
             self._validate_conn_id()
             if is_trigger_timeout(next_method, next_kwargs):
-                return self._create_wait(self._find_deferred_job(context)).poll_after_timeout()
+                wait = self._create_wait(self._find_deferred_job(context))
+                return wait.poll_after_timeout(wait.poll)
             return super().resume_execution(next_method, next_kwargs, context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | str, timeout_at: float | None = None) -> Any:
+    def execute_complete(
+        self,
+        context: Context,  # noqa: ARG002 - Airflow passes it
+        event: dict[str, Any],
+        timeout_at: float | None = None,
+    ) -> Any:
         """
         Return or raise the outcome of the trigger's event.
 
         :param event: the payload of the event.
         :param timeout_at: when the wait times out, in seconds since the epoch.
         """
-        job_id = str(event["job_id"]) if isinstance(event, dict) else self._find_deferred_job(context)
+        job_id = str(event["job_id"])
         wait = self._create_wait(job_id)
         timeout_at = timeout_at or time.time() + self._timeout_seconds
         return wait.read_event(event) or self._defer(wait, job_id, timeout_at)

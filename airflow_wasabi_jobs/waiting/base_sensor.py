@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
-    from airflow_wasabi_jobs.waiting.outcomes import XCom
     from airflow_wasabi_jobs.waiting.wait import Wait
 
 # A factor of 2**62 exceeds any max_wait, and a float cannot hold many more.
@@ -46,13 +46,20 @@ class WasabiBaseSensor(BaseSensorOperator):
 
     :param wasabi_conn_id: id of the connection (str, templated).
     :param deferrable: whether to wait in the triggerer (bool).
+    :param post_execute: what Airflow calls after ``execute`` (callable). Default: None.
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
-    def __init__(self, *, wasabi_conn_id: str, deferrable: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, wasabi_conn_id: str, deferrable: bool, post_execute: Callable[..., None] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(post_execute=post_execute, **kwargs)
+        # Airflow keeps the function in a private attribute.
+        self.has_post_execute = post_execute is not None
         self.wasabi_conn_id = wasabi_conn_id
         self.deferrable = deferrable
+        # The event of the trigger, until a poke reads it.
+        self._event: dict[str, Any] | None = None
         if wasabi_conn_id is None or isinstance(wasabi_conn_id, str):
             self._validate_id("wasabi_conn_id", wasabi_conn_id, "connection id")
         validate_poke_interval(self.poke_interval, deferrable=deferrable, task_id=self.task_id)
@@ -85,14 +92,15 @@ class WasabiBaseSensor(BaseSensorOperator):
         with self._skip_as_configured():
             self._validate_rendered()
             if self.deferrable:
-                return self._finish_or_defer(self._wait.poll, time.time() + self.timeout)
+                return self._poke_or_defer(context, time.time() + self.timeout)
         if not self.reschedule or _is_first_poke(context):
             place = "a worker, with a reschedule after each poll" if self.reschedule else "a worker"
             self._wait.log_start(place, self.poke_interval, time.time() + self.timeout)
+        # Unwrapped, because Airflow warns of a call of execute() that is not its own.
+        wait_in_worker = inspect.unwrap(BaseSensorOperator.execute)
         try:
-            # Unwrapped, because Airflow warns of a call of execute() that is not its own.
             with log_failure():
-                return inspect.unwrap(BaseSensorOperator.execute)(self, context)
+                return wait_in_worker(self, context)
         except AirflowSensorTimeout as timeout:
             with self._skip_as_configured():
                 raise self._wait.timeout_error() from timeout
@@ -101,13 +109,24 @@ class WasabiBaseSensor(BaseSensorOperator):
             with self._skip_as_configured():
                 raise
         except AirflowSkipException as skip:
+            *_, (frame, _) = traceback.walk_tb(skip.__traceback__)
+            if frame.f_code is not wait_in_worker.__code__:
+                # The poke of a subclass has raised it.
+                raise
             # The base class does not say what it skips. Without a cause it is the timeout.
             reason = skip.__cause__ or self._wait.timeout_error()
             raise _skip(reason, self._skip_flag()) from skip.__cause__
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow passes it
-        """Poll once."""
-        xcom = self._wait.poll()
+        """
+        Poll once. A task that resumes after the triggerer reads the trigger's event instead.
+
+        In deferrable mode the task pokes before it defers, and when it resumes.
+
+        :return: whether the wait has succeeded, and the XCom.
+        """
+        event, self._event = self._event, None
+        xcom = self._wait.poll() if event is None else self._wait.read_event(event)
         return PokeReturnValue(is_done=xcom is not None, xcom_value=xcom)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -115,38 +134,34 @@ class WasabiBaseSensor(BaseSensorOperator):
         with self._skip_as_configured():
             self._validate_rendered()
             if is_trigger_timeout(next_method, next_kwargs):
-                return self._wait.poll_after_timeout()
+                return _xcom(self._wait.poll_after_timeout(lambda: self.poke(context)))
             # Not that of BaseSensorOperator, which with soft_fail skips every error of the triggerer.
             return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
 
-    def execute_complete(
-        self,
-        context: Context,  # noqa: ARG002 - Airflow passes it
-        event: dict[str, Any] | str,
-        timeout_at: float | None = None,
-    ) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any], timeout_at: float | None = None) -> Any:
         """
-        Return or raise the outcome of the trigger's event.
+        Return or raise the outcome of the trigger's event, by a poke that reads it.
 
         :param event: the payload of the event.
         :param timeout_at: when the wait times out, in seconds since the epoch.
         """
-        return self._finish_or_defer(lambda: self._wait.read_event(event), timeout_at or time.time() + self.timeout)
+        self._event = event
+        return self._poke_or_defer(context, timeout_at or time.time() + self.timeout)
 
-    def _finish_or_defer(self, poll: Callable[[], XCom | None], timeout_at: float) -> XCom:
-        xcom = None
+    def _poke_or_defer(self, context: Context, timeout_at: float) -> Any:
+        result: PokeReturnValue | bool = False
         try:
-            xcom = poll()
-        except AirflowFailException:
+            result = self.poke(context)
+        except (AirflowFailException, AirflowSensorTimeout, AirflowSkipException):
             raise
         except Exception as error:
             if not self.silent_fail:
                 raise
             self._wait.log_silenced_error(error)
-        if xcom is None:
+        if not result:
             trigger = self._create_trigger()
             defer_until(self, self._wait, trigger, poke_interval=self.poke_interval, timeout_at=timeout_at)
-        return xcom
+        return _xcom(result)
 
     def _get_next_poke_interval(self, started_at: Any, run_duration: Any, poke_count: int) -> float:
         # Airflow has no public way to limit the exponent. In 2.11 to 3.3 it overflows after about a thousand pokes.
@@ -190,3 +205,7 @@ def _is_first_poke(context: Context) -> bool:
     # Airflow 2.11 offers no public way to find out.
     get_first_reschedule_date = getattr(context["ti"], "get_first_reschedule_date", None)
     return get_first_reschedule_date is not None and get_first_reschedule_date(context) is None
+
+
+def _xcom(result: PokeReturnValue | bool) -> Any:
+    return result.xcom_value if isinstance(result, PokeReturnValue) else None

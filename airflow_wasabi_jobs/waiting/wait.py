@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError, deserialize_error
 from airflow_wasabi_jobs.log import LOG
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Right after a job has completed, the location of its result may not be available yet.
 RESULT_LOCATION_TIMEOUT_SECONDS, RESULT_LOCATION_POLL_SECONDS = 60.0, 2.0
 MAX_DESCRIBED_FAILURES = 10
+
+Result = TypeVar("Result")
 
 
 class Wait(ABC):
@@ -62,15 +64,12 @@ class Wait(ABC):
         """
         return self._tolerate_transient_errors(self._poll)
 
-    def read_event(self, event: dict[str, Any] | str) -> XCom | None:
+    def read_event(self, event: dict[str, Any]) -> XCom | None:
         """
         Do for the event of a trigger what :meth:`poll` does.
 
-        :param event: the payload. For an event that ends the task in the triggerer, ``dag.test()`` passes a string, and
-            the wait polls instead.
+        :param event: the payload.
         """
-        if isinstance(event, str):
-            return self.poll()
         return self._tolerate_transient_errors(lambda: self._read_event(event))
 
     def poll_until_finished(self, poke_interval: float, timeout_at: float) -> XCom:
@@ -87,22 +86,23 @@ class Wait(ABC):
             time.sleep(poke_interval)
         return xcom
 
-    def poll_after_timeout(self) -> XCom:
+    def poll_after_timeout(self, poll: Callable[[], Result]) -> Result:
         """
         Poll a last time after the trigger has timed out, as a sensor in poke mode does.
 
+        :param poll: returns a true value if the wait has succeeded.
         :raises AirflowSensorTimeout: if the wait has not finished, or the poll fails.
         """
-        xcom, cause = None, None
+        result, cause = None, None
         try:
-            xcom = self.poll()
-        except AirflowFailException:
+            result = poll()
+        except (AirflowFailException, AirflowSkipException):
             raise
         except Exception as error:  # noqa: BLE001 - the wait has timed out in any case; this error is its cause
             cause = error
-        if xcom is None:
+        if not result:
             raise self.timeout_error() from cause
-        return xcom
+        return result
 
     def log_start(self, place: str, poke_interval: float, timeout_at: float) -> None:
         """
