@@ -25,6 +25,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.operators"]}],
         "sensors": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.sensors"]}],
         "triggers": [{"integration-name": "Wasabi AiR", "python-modules": ["airflow_wasabi_jobs.triggers"]}],
+        "extra-links": ["airflow_wasabi_jobs.links.WasabiResultLink"],
         "connection-types": [
             {
                 "connection-type": "wasabi",
@@ -74,6 +75,11 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Proxy",
                         "description": "URL of a proxy, e.g. http://proxy.example.com:3128.",
                         "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "console_url": {
+                        "label": "Console URL",
+                        "description": "Links tasks to their results, e.g. https://console.example.com/{bucket}/{key}.",
+                        "schema": {"type": ["string", "null"]},
                     },
                 },
             }

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
+from airflow_wasabi_jobs.links import WasabiResultLink
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_integer, validate_poke_interval
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
@@ -96,6 +97,7 @@ class WasabiSubmitJobOperator(BaseOperator):
     )
     template_fields_renderers = {"source": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
     ui_color = "#d2f4c3"
+    operator_extra_links = (WasabiResultLink(),)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_wasabi_jobs.api import submissions
+from airflow_wasabi_jobs.links import WasabiResultLink
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
 from airflow_wasabi_jobs.waiting.arguments import CHECK_UPSTREAM, validate_integer
 from airflow_wasabi_jobs.waiting.base_sensor import WasabiBaseSensor
@@ -51,6 +52,7 @@ class WasabiJobSensor(WasabiBaseSensor):
 
     template_fields: Sequence[str] = ("job_id", "wasabi_conn_id")
     ui_color = "#d2f4c3"
+    operator_extra_links = (WasabiResultLink(),)
 
     def __init__(
         self,

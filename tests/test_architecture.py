@@ -33,6 +33,7 @@ LAYERS = [
     "triggers",
     "waiting",
     "polling",
+    "links",
     "hooks",
     "exceptions",
     "emulator",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -15,6 +16,7 @@ from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
 EXAMPLE_DAGS = Path(__file__).parent.parent / "example_dags"
+CONSOLE_URL = "https://console.example.com/buckets/{bucket}/{key}"
 EXAMPLES = sorted(EXAMPLE_DAGS.glob("*.py"))
 
 
@@ -30,7 +32,8 @@ def run(
 ) -> tuple[str, dict[Any, Any], list[str]]:
     """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
     with AirEmulator(speed=speed) as emulator:
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
+        uri = f"{emulator.connection_uri}?console_url={quote(CONSOLE_URL, safe='')}"
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", uri)
         for job_id in started_jobs:
             keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
             requests.get(f"{emulator.url}/jobs/{job_id}/status", headers=keys, timeout=5).raise_for_status()
@@ -41,6 +44,18 @@ def run(
         }
         labels = {ti.map_index: ti.rendered_map_index for ti in dag_run.get_task_instances() if ti.map_index >= 0}
     return dag_run.state, tasks, [labels[number] for number in sorted(labels)]
+
+
+def result_link(file: str, task_id: str) -> str | None:
+    """Return the link that the UI shows for a task of the last run. The UI has the DAG in its serialized form."""
+    from airflow.models.dagrun import DagRun
+    from airflow.serialization import serialized_objects
+
+    serialization = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG
+    dag = serialization.from_dict(serialization.to_dict(runpy.run_path(str(EXAMPLE_DAGS / file))["dag"]))
+    ti = DagRun.find(dag_id=dag.dag_id)[-1].get_task_instance(task_id)
+    link: str | None = dag.get_task(task_id).get_extra_links(ti, "Result")
+    return link
 
 
 def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
@@ -57,6 +72,8 @@ def test_each_mode(monkeypatch: Any) -> None:
         ("reschedule", -1): completed("completes-long"),
         ("deferrable", -1): completed("completes-with-3-errors-big", 3),
     }
+    # Without fetch_metadata the location of the result is unknown.
+    assert not result_link("example_wasabi_job_sensor.py", "poke")
 
 
 def test_mapped(monkeypatch: Any) -> None:
@@ -80,6 +97,8 @@ def test_submit_and_wait(monkeypatch: Any) -> None:
     assert report["destination"] == {"bucket": "results", "region": "us-east-1"}
     assert report["metadata_path"].endswith(f"/{report['job_id']}/monday_metadata.json")
     assert tasks[("use_result", -1)] == ("success", report["metadata_path"])
+    path = report["metadata_path"].removeprefix("s3://")
+    assert result_link("example_wasabi_submit_and_wait.py", "analyse") == f"https://console.example.com/buckets/{path}"
 
 
 def test_batch(monkeypatch: Any) -> None:
