@@ -42,6 +42,10 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         },
+        "extra-links": [
+            "airflow_wasabi_jobs.links.WasabiResultLink",
+            "airflow_wasabi_jobs.links.WasabiResultsFileLink",
+        ],
         "connection-types": [
             {
                 "connection-type": "wasabi",
@@ -91,6 +95,11 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Proxy",
                         "description": "URL of a proxy, e.g. http://proxy.example.com:3128.",
                         "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "console_url": {
+                        "label": "Console URL",
+                        "description": "Links tasks to their results, e.g. https://console.example.com/{bucket}/{key}.",
+                        "schema": {"type": ["string", "null"]},
                     },
                 },
             }

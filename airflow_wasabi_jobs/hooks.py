@@ -37,8 +37,8 @@ class WasabiJobsHook(BaseHook):
 
     The connection has the type ``wasabi``. Its ``host`` is the base URL that Wasabi gave you, its ``login`` the access
     key and its ``password`` the secret key of a Wasabi user with the IAM policy ``WasabiViewAiR``. Its ``extra`` may
-    hold ``connect_timeout``, ``read_timeout``, ``retries``, ``verify``, ``allow_http`` and ``proxy``: see
-    :ref:`howto/connection:wasabi`.
+    hold ``connect_timeout``, ``read_timeout``, ``retries``, ``verify``, ``allow_http``, ``proxy`` and ``console_url``:
+    see :ref:`howto/connection:wasabi`.
 
     The connection is read when it is first needed, and once more after a 401, so that changed keys are picked up.
 
@@ -63,7 +63,7 @@ class WasabiJobsHook(BaseHook):
         :raises ConnectionConfigError: if the connection does not exist or cannot be used.
         """
         if self._client is None:
-            self._client = JobsClient(self._read_settings())
+            self._client = JobsClient(self.read_settings())
         return self._client
 
     def get_job_status(self, job_id: str) -> JobReport:
@@ -270,6 +270,19 @@ class WasabiJobsHook(BaseHook):
             LOG.info("Service %r is unknown to this release and is sent as given.", service)
         return submission
 
+    def read_settings(self, name: str | None = None) -> Settings:
+        """
+        Read the connection.
+
+        :param name: how messages refer to the connection (str). Default: by its id.
+        :return: the settings of a client.
+        :raises ConnectionConfigError: if the connection does not exist or cannot be used.
+        """
+        try:
+            return self._to_settings(self.get_connection(self.wasabi_conn_id), name)
+        except AirflowNotFoundException as error:
+            raise self._connection_not_found() from error
+
     async def aread_settings(self) -> Settings:
         """
         Read the connection without blocking the event loop.
@@ -290,7 +303,7 @@ class WasabiJobsHook(BaseHook):
         """
         try:
             # Airflow gives the connection under test a random id, which means nothing to the user.
-            settings = self._read_settings("this connection")
+            settings = self.read_settings("this connection")
             client = JobsClient(msgspec.structs.replace(settings, name=settings.base_url))
             client.send(endpoints.list_job_summaries(page_size=1))
         except WasabiApiError as error:
@@ -364,12 +377,6 @@ class WasabiJobsHook(BaseHook):
                 "secret key as password, in ASCII and without white space."
             )
         return access_key, secret_key
-
-    def _read_settings(self, name: str | None = None) -> Settings:
-        try:
-            return self._to_settings(self.get_connection(self.wasabi_conn_id), name)
-        except AirflowNotFoundException as error:
-            raise self._connection_not_found() from error
 
     def _to_settings(self, connection: Connection, name: str | None = None) -> Settings:
         if connection.conn_type and connection.conn_type != self.conn_type:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_wasabi_jobs.api import submissions
+from airflow_wasabi_jobs.api.exceptions import WasabiApiError
+from airflow_wasabi_jobs.links import WasabiResultLink
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
 from airflow_wasabi_jobs.waiting.arguments import CHECK_UPSTREAM, validate_integer
@@ -53,6 +55,7 @@ class WasabiJobSensor(WasabiBaseSensor):
 
     template_fields: Sequence[str] = ("job_id", "wasabi_conn_id")
     ui_color = "#d2f4c3"
+    operator_extra_links = (WasabiResultLink(),)
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class WasabiJobSensor(WasabiBaseSensor):
 
     def _needs_worker(self) -> bool:
         features = find_worker_features(self, base=WasabiJobSensor)
-        if self.fetch_metadata and self.operator_extra_links:
+        if self.fetch_metadata and self._has_console_url():
             features.append("a link to the result")
         if features:
             LOG.info(
@@ -112,6 +115,13 @@ class WasabiJobSensor(WasabiBaseSensor):
                 ", ".join(features),
             )
         return bool(features)
+
+    def _has_console_url(self) -> bool:
+        try:
+            return self.hook.get_conn().settings.options.console_url is not None
+        except WasabiApiError:
+            # The trigger meets the same error.
+            return False
 
 
 class WasabiBatchSensor(WasabiBaseSensor):

@@ -34,6 +34,7 @@ LAYERS = [
     "triggers",
     "waiting",
     "polling",
+    "links",
     "hooks",
     "exceptions",
     "emulator",

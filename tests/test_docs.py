@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from airflow_wasabi_jobs import exceptions, hooks, operators, sensors, triggers
+from airflow_wasabi_jobs import exceptions, hooks, links, operators, sensors, triggers
 from airflow_wasabi_jobs.api import batches, models
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def test_every_example_is_in_a_guide() -> None:
     assert [name for name in examples if f"example_dags/{name}" not in guides] == []
 
 
-@pytest.mark.parametrize("module", [hooks, operators, sensors, triggers], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [hooks, links, operators, sensors, triggers], ids=lambda module: module.__name__)
 def test_every_public_class_is_in_the_reference(module: ModuleType) -> None:
     reference = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
 
@@ -50,7 +50,7 @@ def test_every_public_class_is_in_the_reference(module: ModuleType) -> None:
 
 
 # What forms and triggers call, and not the author of a DAG.
-INTERNAL_HOOK_METHODS = {"aread_settings", "get_connection_form_widgets", "get_ui_field_behaviour"}
+INTERNAL_HOOK_METHODS = {"aread_settings", "read_settings", "get_connection_form_widgets", "get_ui_field_behaviour"}
 HOOK_METHODS = sorted(
     name
     for name, member in vars(hooks.WasabiJobsHook).items()

@@ -69,14 +69,13 @@ def create(kind: type[WasabiJobSensor] = WasabiJobSensor, **arguments: Any) -> W
 
 
 @pytest.fixture
-def ends_in_triggerer(set_connection: Any, monkeypatch: Any, caplog: Any) -> Any:
+def ends_in_triggerer(set_connection: Any, caplog: Any) -> Any:
     """Defer a sensor, and return whether its task can end in the triggerer."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(WasabiJobSensor, "log", logging.getLogger("sensor"))
 
-    def defer_sensor(sensor: WasabiJobSensor) -> bool:
+    def defer_sensor(sensor: WasabiJobSensor, **extra: str) -> bool:
         with Loopback(status_response("in_progress")) as server:
-            set_connection(server.url)
+            set_connection(server.url, **extra)
             return bool(defer(sensor).trigger.end_from_trigger)
 
     return defer_sensor
@@ -144,12 +143,14 @@ def test_task_ends_on_a_worker(ends_in_triggerer: Any, kind: Any, arguments: Any
 
 
 @pytest.mark.parametrize("fetch_metadata", [False, True])
-def test_link_of_the_package_needs_a_worker_if_the_xcom_has_the_location(
-    ends_in_triggerer: Any, monkeypatch: Any, fetch_metadata: bool
+@pytest.mark.parametrize("console_url", [None, "https://console.example.com/{bucket}/{key}"])
+def test_link_to_the_result_needs_a_worker(
+    ends_in_triggerer: Any, fetch_metadata: bool, console_url: str | None
 ) -> None:
-    monkeypatch.setattr(WasabiJobSensor, "operator_extra_links", (Link(),))
+    extra = {} if console_url is None else {"console_url": console_url}
+    ends_in_worker = fetch_metadata and console_url is not None
 
-    assert ends_in_triggerer(create(fetch_metadata=fetch_metadata)) is not fetch_metadata
+    assert ends_in_triggerer(create(fetch_metadata=fetch_metadata), **extra) is not ends_in_worker
 
 
 def test_lineage_backend_of_airflow_2_needs_a_worker(ends_in_triggerer: Any, monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -21,6 +22,7 @@ def python_blocks(page: Path) -> list[str]:
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE_DAGS = ROOT / "example_dags"
+CONSOLE_URL = "https://console.example.com/buckets/{bucket}/{key}"
 EXAMPLES = sorted(EXAMPLE_DAGS.glob("*.py"))
 # The test that the guide shows. Its fixture makes the tests of this module fast.
 GUIDE_CODE = python_blocks(ROOT / "docs" / "guides" / "testing.md")[0]
@@ -39,7 +41,8 @@ def database() -> None:
 def run(monkeypatch: Any, file: Path, **conf: Any) -> tuple[str, dict[Any, Any], list[str]]:
     """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
     with AirEmulator(speed=20) as emulator:
-        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
+        uri = f"{emulator.connection_uri}?console_url={quote(CONSOLE_URL, safe='')}"
+        monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", uri)
         dag_run = runpy.run_path(str(file))["dag"].test(run_conf=conf)
         tasks = {
             (ti.task_id, ti.map_index): (ti.state, ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index))
@@ -47,6 +50,18 @@ def run(monkeypatch: Any, file: Path, **conf: Any) -> tuple[str, dict[Any, Any],
         }
         labels = {ti.map_index: ti.rendered_map_index for ti in dag_run.get_task_instances() if ti.map_index >= 0}
     return dag_run.state, tasks, [labels[number] for number in sorted(labels)]
+
+
+def result_link(file: str, task_id: str) -> str | None:
+    """Return the link that the UI shows for a task of the last run. The UI has the DAG in its serialized form."""
+    from airflow.models.dagrun import DagRun
+    from airflow.serialization import serialized_objects
+
+    serialization = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG
+    dag = serialization.from_dict(serialization.to_dict(runpy.run_path(str(EXAMPLE_DAGS / file))["dag"]))
+    ti = DagRun.find(dag_id=dag.dag_id)[-1].get_task_instance(task_id)
+    link: str | None = dag.get_task(task_id).get_extra_links(ti, "Result")
+    return link
 
 
 def completed(job_id: str, error_count: int = 0) -> tuple[str, dict[str, Any]]:
@@ -63,6 +78,8 @@ def test_each_mode(monkeypatch: Any) -> None:
         ("reschedule", -1): completed("completes-long"),
         ("deferrable", -1): completed("completes-with-3-errors-big", 3),
     }
+    # Without fetch_metadata the location of the result is unknown.
+    assert not result_link("example_wasabi_job_sensor.py", "poke")
 
 
 @pytest.mark.usefixtures("fast_polls")
@@ -88,6 +105,8 @@ def test_submit_and_wait(monkeypatch: Any) -> None:
     assert report["destination"] == {"bucket": "results", "region": "us-east-1"}
     assert report["metadata_path"].endswith(f"/{report['job_id']}/monday_metadata.json")
     assert tasks[("use_result", -1)] == ("success", report["metadata_path"])
+    path = report["metadata_path"].removeprefix("s3://")
+    assert result_link("example_wasabi_submit_and_wait.py", "analyse") == f"https://console.example.com/buckets/{path}"
 
 
 @pytest.mark.usefixtures("fast_polls")

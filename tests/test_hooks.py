@@ -240,6 +240,7 @@ EXTRAS = {
     "verify": (False, "false"),
     "allow_http": (True, "true"),
     "proxy": ("http://proxy.example.com:3128", "http://proxy.example.com:3128"),
+    "console_url": ("https://console.example.com/{bucket}/{key}", "https://console.example.com/{bucket}/{key}"),
 }
 
 
@@ -266,7 +267,8 @@ class TestExtra:
 
     def test_empty_form_fields(self, write_connection):
         empty = {"connect_timeout": "", "read_timeout": None, "retries": None, "verify": "", "proxy": ""}
-        write_connection(host="https://air.example.com", extra=empty | {"allow_http": False})
+        empty |= {"allow_http": False, "console_url": ""}
+        write_connection(host="https://air.example.com", extra=empty)
         assert options_of(WasabiJobsHook()) == Options()
 
     @sync_and_async

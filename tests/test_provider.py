@@ -20,6 +20,8 @@ from airflow_wasabi_jobs import __version__
 from airflow_wasabi_jobs.api.settings import Options
 from airflow_wasabi_jobs.get_provider_info import get_provider_info
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
+from airflow_wasabi_jobs.operators import WasabiSubmitBatchOperator, WasabiSubmitJobOperator
+from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 AIRFLOW = tuple(map(int, airflow.__version__.split(".")[:2]))
 (CONNECTION_TYPE,) = get_provider_info()["connection-types"]
@@ -67,6 +69,15 @@ class TestProviderInfo:
         for module in modules:
             __import__(module)
 
+    def test_links_of_the_tasks_are_listed(self):
+        # Airflow 2 shows no link of a class that is not listed.
+        links = {
+            f"{type(link).__module__}.{type(link).__qualname__}"
+            for task in (WasabiSubmitJobOperator, WasabiSubmitBatchOperator, WasabiJobSensor)
+            for link in task.operator_extra_links
+        }
+        assert links == set(get_provider_info()["extra-links"])
+
     def test_connection_type_matches_the_hook(self):
         assert CONNECTION_TYPE["connection-type"] == WasabiJobsHook.conn_type
         assert CONNECTION_TYPE["hook-name"] == WasabiJobsHook.hook_name
@@ -102,6 +113,11 @@ class TestInAirflow:
         (provider,) = [entry for entry in providers if entry["package_name"] == "airflow-wasabi-jobs"]
         assert provider["version"] == __version__
         assert provider["description"] == "Submit media files to Wasabi AiR for AI analysis, and wait for the results"
+
+    def test_links_are_registered(self):
+        # The same data as `airflow providers links`.
+        links = ProvidersManager().extra_links_class_names
+        assert [link for link in links if "wasabi" in link] == get_provider_info()["extra-links"]
 
     def test_hook_is_registered(self):
         # The same data as `airflow providers hooks`.
@@ -185,6 +201,7 @@ class TestFormMethodsOfTheHook:
             "verify": wtforms.StringField,
             "allow_http": wtforms.BooleanField,
             "proxy": wtforms.PasswordField,
+            "console_url": wtforms.StringField,
         }
         assert isinstance(fields["proxy"].kwargs["widget"], widgets.BS3PasswordFieldWidget)
 
@@ -203,6 +220,7 @@ class TestFormMethodsOfTheHook:
             "verify": "",
             "allow_http": False,
             "proxy": "",
+            "console_url": "",
         }
 
     def test_fields_without_fab(self, monkeypatch):

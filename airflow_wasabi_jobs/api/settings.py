@@ -26,6 +26,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param verify: whether to verify the server's certificate, or the path of a CA bundle. Default: True.
     :param allow_http: whether unencrypted HTTP is allowed to hosts other than this machine. Default: False.
     :param proxy: the URL of a proxy. Default: the proxy of the environment.
+    :param console_url: the URL of an object in a console, with ``{bucket}`` and ``{key}``. Default: none.
     """
 
     connect_timeout: _Seconds = 5.0
@@ -34,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verify: bool | str = True
     allow_http: bool = False
     proxy: str | None = None
+    console_url: str | None = None
 
     def __repr__(self) -> str:
         return "Options(…)"
@@ -49,6 +51,7 @@ _ALLOWED_VALUES = {
     "verify": "true, false, or the path of a CA bundle",
     "allow_http": "true or false",
     "proxy": "the URL of a proxy",
+    "console_url": "a URL with {bucket} and {key}",
 }
 
 
@@ -157,6 +160,8 @@ def _parse_options(name: str, extra: str | None) -> Options:
             raise ConnectionConfigError(f"{key!r} in the extra of {name} must be {_ALLOWED_VALUES[key]}.") from None
     if options.proxy is not None:
         _check_proxy(name, options.proxy)
+    if options.console_url is not None:
+        _check_console_url(name, options.console_url)
     return options
 
 
@@ -182,6 +187,31 @@ def _check_proxy(name: str, proxy: str) -> None:
         raise ConnectionConfigError(
             f"'proxy' in the extra of {name} is not the URL of a proxy. Example: http://proxy.example.com:3128."
         )
+
+
+def _check_console_url(name: str, console_url: str) -> None:
+    # The value is not shown, because a user may have put a key into it.
+    option = f"'console_url' in the extra of {name}"
+    if not _is_console_url(console_url):
+        raise ConnectionConfigError(
+            f"{option} is not the URL of a console. It must begin with https://, and have no user or password. "
+            "Example: https://console.example.com/{bucket}/{key}."
+        )
+    placeholders = set(re.findall(r"\{[^{}]*\}|[{}]", console_url))
+    if missing := sorted({"{bucket}", "{key}"} - placeholders):
+        raise ConnectionConfigError(f"{option} must contain {' and '.join(missing)} after the host.")
+    if len(placeholders) > 2:
+        raise ConnectionConfigError(f"{option} has an unknown placeholder. Allowed: {{bucket}}, {{key}}.")
+
+
+def _is_console_url(console_url: str) -> bool:
+    try:
+        url = urlsplit(console_url)
+        hostname, _ = _normalize_hostname(url.hostname), url.port
+    except ValueError:
+        return False
+    is_allowed = url.scheme == "https" or (url.scheme == "http" and is_loopback(hostname or ""))
+    return is_allowed and bool(hostname) and "@" not in url.netloc and not re.search(r"[\s\\]", console_url)
 
 
 def _build_base_url(name: str, options: Options, host: str | None, port: int | None, path: str | None) -> str:

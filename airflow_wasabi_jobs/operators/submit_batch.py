@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseOperat
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import deserialize_error
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
+from airflow_wasabi_jobs.links import WasabiResultsFileLink
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.operators.default_name import default_name
 from airflow_wasabi_jobs.triggers import WasabiUnfinishedJobsTrigger
@@ -111,6 +112,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
         "results_path",
     )
     template_fields_renderers = {"sources": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
+    operator_extra_links = (WasabiResultsFileLink(),)
     ui_color = "#d2f4c3"
 
     def __init__(

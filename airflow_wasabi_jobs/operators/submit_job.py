@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseOperat
 
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
+from airflow_wasabi_jobs.links import WasabiResultLink
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.operators.default_name import default_name
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
@@ -106,6 +107,7 @@ class WasabiSubmitJobOperator(BaseOperator):
     )
     template_fields_renderers = {"source": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
     ui_color = "#d2f4c3"
+    operator_extra_links = (WasabiResultLink(),)
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ NAME = "connection 'wasabi_default'"
 ACCESS_KEY = "ACCESSKEY0123456789X"
 SECRET_KEY = "secret/key+with=signs/0123456789"
 PASSWORD = "proxy-p%40ssword"
+CONSOLE_URL = "https://console.example.com/{bucket}/{key}"
 PROXY = f"http://proxy-user:{PASSWORD}@proxy.example.com:3128"
 
 
@@ -227,6 +228,7 @@ def test_default_options(extra):
         ("proxy", "https://proxy.example.com", "https://proxy.example.com"),
         ("proxy", "http://[2001:db8::1]:3128", "http://[2001:db8::1]:3128"),
         ("proxy", PROXY, PROXY),
+        ("console_url", CONSOLE_URL, CONSOLE_URL),
     ],
 )
 def test_option(key, value, expected):
@@ -265,10 +267,53 @@ def test_several_options():
         ),
         *(("proxy", value) for value in ("http://", "http://:3128", "http://proxy:port", "http://proxy:65536")),
         *(("proxy", value) for value in ("http://proxy:0", "http://pro xy:3128", "http://*:3128", "http://[::1")),
+        *(("console_url", value) for value in (5, True, [CONSOLE_URL])),
     ],
 )
 def test_invalid_option(key, value):
     assert f"'{key}'" in str(expect_config_error(extra={key: value}))
+
+
+@pytest.mark.parametrize(
+    "console_url",
+    [
+        "https://console.example.com:8443/#/buckets/{bucket}?object={key}&parent={bucket}",
+        "HTTPS://console.example.com/{key}@{bucket}",
+        "http://127.0.0.1:9001/{bucket}/{key}",
+        "http://localhost/{bucket}/{key}",
+        "http://[::1]/{bucket}/{key}",
+    ],
+)
+def test_console_url(console_url):
+    assert make_settings(extra={"console_url": console_url}).options.console_url == console_url
+
+
+@pytest.mark.parametrize(
+    ("console_url", "message"),
+    [
+        ("console.example.com/{bucket}/{key}", "must begin with https://"),
+        ("http://console.example.com/{bucket}/{key}", "must begin with https://"),
+        ("javascript:alert('{bucket}{key}')", "must begin with https://"),
+        ("https:///{bucket}/{key}", "must begin with https://"),
+        ("https://{bucket}.example.com/{key}", "must begin with https://"),
+        ("https://console.example.com:{key}/{bucket}", "must begin with https://"),
+        ("https://[::1/{bucket}/{key}", "must begin with https://"),
+        ("https://console.example.com/{bucket}/ {key}", "must begin with https://"),
+        ("https://user:password@console.example.com/{bucket}/{key}", "no user or password"),
+        ("https://console.example.com/", "must contain {bucket} and {key}"),
+        ("https://console.example.com/{bucket}", "must contain {key}"),
+        ("https://console.example.com/{key}", "must contain {bucket}"),
+        ("https://console.example.com/{}/{bucket}/{key}", "unknown placeholder. Allowed: {bucket}, {key}."),
+        ("https://console.example.com/{region}/{bucket}/{key}", "unknown placeholder"),
+        ("https://console.example.com/{bucket}/{key}/{key!r}", "unknown placeholder"),
+        ("https://console.example.com/{bucket}/{{key}}", "unknown placeholder"),
+        ("https://console.example.com/{bucket}/{key}}", "unknown placeholder"),
+    ],
+)
+def test_invalid_console_url(console_url, message):
+    error = str(expect_config_error(extra={"console_url": console_url}))
+    assert message in error
+    assert "'console_url' in the extra of" in error
 
 
 def test_unknown_option():
@@ -320,6 +365,10 @@ def test_repr_shows_no_secret(show):
         {"extra": {"retries": SECRET_KEY}},
         {"extra": {"allow_http": SECRET_KEY}},
         {"extra": {"proxy": PROXY}, "host": "http://127.0.0.1"},
+        {"extra": {"console_url": PROXY + "/{bucket}/{key}"}},
+        {"extra": {"console_url": f"https://console.example.com/{SECRET_KEY}"}},
+        {"extra": {"console_url": f"https://console.example.com/{{bucket}}/{{key}}/{{{SECRET_KEY}}}"}},
+        {"extra": {"console_url": [SECRET_KEY]}},
     ],
 )
 def test_errors_show_no_secret(fields, everything_shown):
