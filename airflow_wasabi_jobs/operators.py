@@ -15,12 +15,17 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
-from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_integer, validate_poke_interval
+from airflow_wasabi_jobs.waiting.arguments import (
+    refuse_templates,
+    validate_id_argument,
+    validate_optional_integer,
+    validate_poke_interval,
+)
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
 from airflow_wasabi_jobs.waiting.wait import JobWait
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_wasabi_jobs.api.models import Job
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
@@ -31,6 +36,14 @@ SUBMIT_RETRY_SECONDS = 300.0
 LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
 
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
+# A template, so that Airflow shows the name among the rendered fields. No DAG id or task id has a slash or a bracket.
+_DEFAULT_NAME = (
+    "{% if ti is defined %}{{ ti.dag_id }}/{{ ti.task_id }}"
+    "{% if ti.map_index is number and ti.map_index >= 0 %}[{{ ti.map_index }}]{% endif %}"
+    "/{{ ti.run_id }}{% endif %}"
+)
+# The other templated arguments.
+_OTHER_FIELDS = ("source_conn_id", "wasabi_conn_id", "max_error_count", "if_exists")
 _STATE_KEY = "wasabi_job"
 _DEFAULT_NAME_ADVICE = (
     "The arguments of the task have changed since the run began, such as the list that it is mapped over, or another "
@@ -62,7 +75,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         and ``logo``; others are sent as given.
     :param name: name of the job, 1 to 256 characters, different for each file (str, templated). Default: made of DAG
         id, task id, map index and run id, so that each task run has its own job.
-    :param priority: 1 to 10 (int). Default: 5.
+    :param priority: 1 to 10 (int, templated). Default: 5.
     :param batch: batch of the job, up to 256 characters (str, templated). Default: none.
     :param source_conn_id: id of a connection with the keys of a source outside Wasabi (str, templated): the access key
         is its ``login``, the secret key its ``password``. Default: the source is in Wasabi.
@@ -75,12 +88,13 @@ class WasabiSubmitJobOperator(BaseOperator):
     :param poke_interval: seconds between two polls (float or timedelta). Default: 60.
     :param timeout: seconds until the wait times out (float or timedelta). Default: ``[sensors] default_timeout``, which
         is 7 days.
-    :param max_error_count: how many errors a completed job may have (int). Default: None, for any number.
+    :param max_error_count: how many errors a completed job may have (int, templated). Default: None, for any number.
     :param fetch_metadata: whether the XCom includes the location of the result, as that of the sensor (bool). Default:
         False.
-    :param if_exists: what to do if a job with this name has completed: ``"reuse"`` its report, or ``"submit"`` a new
-        job. A job that failed or was cancelled is always submitted again. Default: ``"reuse"``.
-    :param kwargs: arguments of Airflow's ``BaseOperator``.
+    :param if_exists: what to do if a job with this name has completed (str, templated): ``"reuse"`` its report, or
+        ``"submit"`` a new job. A job that failed or was cancelled is always submitted again. Default: ``"reuse"``.
+    :param kwargs: arguments of Airflow's ``BaseOperator``. With ``do_xcom_push=False`` there is no report, but still
+        the XCom ``job_id``: a deferred task needs it to resume.
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
@@ -88,9 +102,12 @@ class WasabiSubmitJobOperator(BaseOperator):
         "source",
         "destination",
         "services",
+        "priority",
         "batch",
         "source_conn_id",
         "wasabi_conn_id",
+        "max_error_count",
+        "if_exists",
         # Last, so that its template can use the rendered fields: {{ task.source.object_key }}.
         "name",
     )
@@ -100,39 +117,41 @@ class WasabiSubmitJobOperator(BaseOperator):
     def __init__(
         self,
         *,
-        source: Mapping[str, str],
-        destination: Mapping[str, str],
-        services: Sequence[str] | Mapping[str, Any],
-        name: str | None = None,
-        priority: int = 5,
-        batch: str | None = None,
-        source_conn_id: str | None = None,
-        wasabi_conn_id: str = "wasabi_default",
+        source: Mapping[str, str | XComArg] | str | XComArg,
+        destination: Mapping[str, str | XComArg] | str | XComArg,
+        services: Iterable[str | XComArg] | Mapping[str, Any] | str | XComArg,
+        name: str | XComArg | None = None,
+        priority: int | str | XComArg = 5,
+        batch: str | XComArg | None = None,
+        source_conn_id: str | XComArg | None = None,
+        wasabi_conn_id: str | XComArg = "wasabi_default",
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 60,
         timeout: timedelta | float | None = None,
-        max_error_count: int | None = None,
+        max_error_count: int | str | XComArg | None = None,
         fetch_metadata: bool = False,
-        if_exists: Literal["reuse", "submit"] = "reuse",
+        if_exists: str | XComArg = "reuse",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.name = name
-        self.source = source
-        self.destination = destination
-        self.services = services
-        self.priority = priority
-        self.batch = batch
-        self.source_conn_id = source_conn_id
-        self.wasabi_conn_id = wasabi_conn_id
+        # Templates and XComArgs until they are rendered.
+        self.name: Any = _DEFAULT_NAME if name is None else name
+        self.source: Any = source
+        self.destination: Any = destination
+        self.services: Any = services
+        self.priority: Any = priority
+        self.batch: Any = batch
+        self.source_conn_id: Any = source_conn_id
+        self.wasabi_conn_id: Any = wasabi_conn_id
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poke_interval = poke_interval
         self.timeout = timeout
-        self.max_error_count = max_error_count
+        self.max_error_count: Any = max_error_count
         self.fetch_metadata = fetch_metadata
-        self.if_exists = if_exists
+        self.if_exists: Any = if_exists
+        self._has_default_name = name is None
         self._validate_literal_arguments()
 
     @cached_property
@@ -144,7 +163,7 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Submit the job unless it exists, and wait for it if ``wait_for_completion`` is set."""
-        self._validate_conn_id()
+        self._validate_rendered()
         submission = self._build_submission(context)
         job_id = self._find_stored_job(context, submission) or self._submit_once(submission)
         self._store_job(context, submission, job_id)
@@ -159,7 +178,7 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
-        self._validate_conn_id()
+        self._validate_rendered()
         if is_trigger_timeout(next_method, next_kwargs):
             return self._create_wait(self._find_deferred_job(context)).poll_after_timeout()
         return super().resume_execution(next_method, next_kwargs, context)
@@ -199,9 +218,9 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def _build_submission(self, context: Context) -> dict[str, Any]:
         fields = {field: getattr(self, field) for field in _FIELDS}
-        if self.name is None:
-            fields["name"] = default_name(context["ti"])
-        elif not submissions.is_literal(self.name) or "MappedArgument(" in str(self.name):
+        if self._has_default_name:
+            fields["name"] = shorten_name(self.render_template(_DEFAULT_NAME, context))
+        elif isinstance(self.name, str) and (not submissions.is_literal(self.name) or "MappedArgument(" in self.name):
             raise ValueError(
                 f"name of task {self.task_id!r} is {self.name!r}, which still contains a template after rendering."
             )
@@ -305,7 +324,9 @@ class WasabiSubmitJobOperator(BaseOperator):
         """Return the id of an existing job. Raise ``ValueError`` if it is not for what the task submits."""
         name = submission["name"]
         if difference := submissions.find_difference(submission, job):
-            advice = "Use a unique name for each file, or omit name." if self.name is not None else _DEFAULT_NAME_ADVICE
+            advice = (
+                "Use a unique name for each file, or omit name." if not self._has_default_name else _DEFAULT_NAME_ADVICE
+            )
             raise ValueError(
                 f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
                 f"{advice}"
@@ -340,19 +361,28 @@ class WasabiSubmitJobOperator(BaseOperator):
             value = getattr(self, field)
             if isinstance(value, Mapping) and field != "services":
                 value = submissions.replace_templates(value)
-            if submissions.is_literal(value) and not (field == "name" and value is None):
+            if submissions.is_literal(value):
                 self._validate_field(field, value)
-        if submissions.is_literal(self.wasabi_conn_id):
-            self._validate_conn_id()
-        if self.if_exists not in {"reuse", "submit"}:
-            raise ValueError(
-                f"if_exists of task {self.task_id!r} is {self.if_exists!r}, but must be 'reuse' or 'submit'."
-            )
-        validate_integer("max_error_count", self.max_error_count, minimum=0, optional=True, task_id=self.task_id)
+        for field in _OTHER_FIELDS:
+            if submissions.is_literal(getattr(self, field)):
+                self._validate_other_field(field)
+        refuse_templates(
+            self.task_id,
+            wait_for_completion=self.wait_for_completion,
+            deferrable=self.deferrable,
+            poke_interval=self.poke_interval,
+            timeout=self.timeout,
+            fetch_metadata=self.fetch_metadata,
+        )
         self._validate_seconds("poke_interval", self.poke_interval)
         validate_poke_interval(_to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
         if self.timeout is not None:
             self._validate_seconds("timeout", self.timeout)
+
+    def _validate_rendered(self) -> None:
+        """Validate the templated arguments that are not part of the submission, after they are rendered."""
+        for field in _OTHER_FIELDS:
+            self._validate_other_field(field)
 
     def _validate_seconds(self, field: str, value: object) -> None:
         seconds = value.total_seconds() if isinstance(value, timedelta) else value
@@ -361,10 +391,19 @@ class WasabiSubmitJobOperator(BaseOperator):
                 f"{field} of task {self.task_id!r} is {value!r}, but must be a number of seconds, 0 or more."
             )
 
-    def _validate_conn_id(self) -> None:
-        self.wasabi_conn_id = validate_id_argument(
-            "wasabi_conn_id", self.wasabi_conn_id, "connection id", task_id=self.task_id
-        )
+    def _validate_other_field(self, field: str) -> None:
+        value = getattr(self, field)
+        match field:
+            case "max_error_count":
+                value = validate_optional_integer(field, value, minimum=0, task_id=self.task_id)
+            case "if_exists":
+                if value not in ("reuse", "submit"):
+                    raise ValueError(f"{field} of task {self.task_id!r} is {value!r}, but must be 'reuse' or 'submit'.")
+            case "source_conn_id" if value is None:
+                pass
+            case _:
+                value = validate_id_argument(field, value, "connection id", task_id=self.task_id)
+        setattr(self, field, value)
 
     def _validate_field(self, field: str, value: object) -> Any:
         return submissions.validate_field(field, value, owner=f" of task {self.task_id!r}")
@@ -389,15 +428,8 @@ def find_unfinished(jobs: Iterable[Job]) -> Job | None:
     return next((job for job in jobs if job.status is None or not job.status.is_terminal), None)
 
 
-def default_name(ti: Any) -> str:
-    """
-    Return a job name that no other task run has.
-
-    :param ti: the task instance.
-    """
-    # No DAG id or task id contains a slash or a bracket.
-    map_index = "" if ti.map_index is None or ti.map_index < 0 else f"[{ti.map_index}]"
-    name = f"{ti.dag_id}/{ti.task_id}{map_index}/{ti.run_id}"
+def shorten_name(name: str) -> str:
+    """Return a name that the API accepts, and that no other name is shortened to."""
     if len(name) <= submissions.MAX_TEXT_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]

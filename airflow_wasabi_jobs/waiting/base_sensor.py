@@ -19,17 +19,28 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_poke_interval
+from airflow_wasabi_jobs.waiting.arguments import refuse_templates, validate_id_argument, validate_poke_interval
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.triggers.base import BaseTrigger
 
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
     from airflow_wasabi_jobs.waiting.outcomes import XCom
     from airflow_wasabi_jobs.waiting.wait import Wait
 
+# The arguments of Airflow's sensors that change a wait. Airflow takes any text for true.
+_AIRFLOW_ARGUMENTS = (
+    "poke_interval",
+    "timeout",
+    "mode",
+    "soft_fail",
+    "never_fail",
+    "silent_fail",
+    "exponential_backoff",
+    "max_wait",
+)
 # A factor of 2**62 exceeds any max_wait, and a float cannot hold many more.
 _MAX_BACKOFF_POKES = 64
 
@@ -47,9 +58,11 @@ class WasabiBaseSensor(BaseSensorOperator):
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
-    def __init__(self, *, wasabi_conn_id: str, deferrable: bool, **kwargs: Any) -> None:
+    def __init__(self, *, wasabi_conn_id: str | XComArg, deferrable: bool, **kwargs: Any) -> None:
+        arguments = {name: kwargs[name] for name in _AIRFLOW_ARGUMENTS if name in kwargs}
+        refuse_templates(kwargs.get("task_id"), deferrable=deferrable, **arguments)
         super().__init__(**kwargs)
-        self.wasabi_conn_id = wasabi_conn_id
+        self.wasabi_conn_id: Any = wasabi_conn_id
         self.deferrable = deferrable
         if wasabi_conn_id is None or isinstance(wasabi_conn_id, str):
             self._validate_id("wasabi_conn_id", wasabi_conn_id, "connection id")
