@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -20,6 +19,7 @@ from airflow_wasabi_jobs.waiting.arguments import (
     validate_id_argument,
     validate_optional_integer,
     validate_poke_interval,
+    validate_seconds,
 )
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
 from airflow_wasabi_jobs.waiting.wait import JobWait
@@ -36,7 +36,7 @@ SUBMIT_RETRY_SECONDS = 300.0
 LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
 
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
-# A template, so that Airflow shows the name among the rendered fields. No DAG id or task id has a slash or a bracket.
+# Shows default_name() among the rendered fields in Airflow's UI.
 _DEFAULT_NAME = (
     "{% if ti is defined %}{{ ti.dag_id }}/{{ ti.task_id }}"
     "{% if ti.map_index is number and ti.map_index >= 0 %}[{{ ti.map_index }}]{% endif %}"
@@ -219,7 +219,7 @@ class WasabiSubmitJobOperator(BaseOperator):
     def _build_submission(self, context: Context) -> dict[str, Any]:
         fields = {field: getattr(self, field) for field in _FIELDS}
         if self._has_default_name:
-            fields["name"] = shorten_name(self.render_template(_DEFAULT_NAME, context))
+            fields["name"] = default_name(context["ti"])
         elif isinstance(self.name, str) and (not submissions.is_literal(self.name) or "MappedArgument(" in self.name):
             raise ValueError(
                 f"name of task {self.task_id!r} is {self.name!r}, which still contains a template after rendering."
@@ -325,7 +325,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         name = submission["name"]
         if difference := submissions.find_difference(submission, job):
             advice = (
-                "Use a unique name for each file, or omit name." if not self._has_default_name else _DEFAULT_NAME_ADVICE
+                _DEFAULT_NAME_ADVICE if self._has_default_name else "Use a unique name for each file, or omit name."
             )
             raise ValueError(
                 f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
@@ -374,22 +374,15 @@ class WasabiSubmitJobOperator(BaseOperator):
             timeout=self.timeout,
             fetch_metadata=self.fetch_metadata,
         )
-        self._validate_seconds("poke_interval", self.poke_interval)
+        validate_seconds("poke_interval", self.poke_interval, task_id=self.task_id)
         validate_poke_interval(_to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
         if self.timeout is not None:
-            self._validate_seconds("timeout", self.timeout)
+            validate_seconds("timeout", self.timeout, task_id=self.task_id)
 
     def _validate_rendered(self) -> None:
         """Validate the templated arguments that are not part of the submission, after they are rendered."""
         for field in _OTHER_FIELDS:
             self._validate_other_field(field)
-
-    def _validate_seconds(self, field: str, value: object) -> None:
-        seconds = value.total_seconds() if isinstance(value, timedelta) else value
-        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
-            raise ValueError(
-                f"{field} of task {self.task_id!r} is {value!r}, but must be a number of seconds, 0 or more."
-            )
 
     def _validate_other_field(self, field: str) -> None:
         value = getattr(self, field)
@@ -428,8 +421,15 @@ def find_unfinished(jobs: Iterable[Job]) -> Job | None:
     return next((job for job in jobs if job.status is None or not job.status.is_terminal), None)
 
 
-def shorten_name(name: str) -> str:
-    """Return a name that the API accepts, and that no other name is shortened to."""
+def default_name(ti: Any) -> str:
+    """
+    Return a job name that no other task run has.
+
+    :param ti: the task instance.
+    """
+    # No DAG id or task id contains a slash or a bracket.
+    map_index = "" if ti.map_index is None or ti.map_index < 0 else f"[{ti.map_index}]"
+    name = f"{ti.dag_id}/{ti.task_id}{map_index}/{ti.run_id}"
     if len(name) <= submissions.MAX_TEXT_LENGTH:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]

@@ -75,7 +75,7 @@ class WasabiJobSensor(WasabiBaseSensor):
         self.max_error_count: Any = max_error_count
         self.fetch_metadata = fetch_metadata
         self.end_from_trigger = end_from_trigger
-        if job_id is None or isinstance(job_id, str):
+        if submissions.is_literal(job_id):
             self._validate_id("job_id", job_id, "job id")
         if submissions.is_literal(max_error_count):
             self._validate_max_error_count()

@@ -18,9 +18,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
-import connections
 import pytest
 from airflow.providers.common.compat.sdk import (
     DAG,
@@ -40,7 +38,7 @@ from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
-from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
+from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, default_name
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 LOOKUP, SUBMIT = "GET /jobs", "POST /jobs"
@@ -343,7 +341,7 @@ class TestKilledWorker:
             submitted, xcoms = len(emulator.job_names), run.xcoms
             assert run_worker(run, emulator.connection_uri) == 0
 
-            assert emulator.job_names == [default_name(run.run_id)]
+            assert emulator.job_names == [default_name(run)]
         is_submitted = killed_at not in {"before the lookup", "before the POST"}
         is_pushed = killed_at in {"after the XCom", "before the first poll", "after the first poll"}
         assert (submitted, list(xcoms)) == (int(is_submitted), ["job_id"] if is_pushed else [])
@@ -356,7 +354,7 @@ class TestKilledWorker:
                 run_worker(run, emulator.connection_uri, killed_at=killed_at) for killed_at in (*KILL_POINTS, None)
             ]
 
-            assert emulator.job_names == [default_name(run.run_id)]
+            assert emulator.job_names == [default_name(run)]
         assert exit_codes == [*[-signal.SIGKILL] * len(KILL_POINTS), 0]
         assert run.xcoms["return_value"] == completed(run.xcoms["job_id"])
 
@@ -369,7 +367,7 @@ class TestKilledWorker:
             )
             assert run_worker(run, emulator.connection_uri, wait_for_completion=False) == 0
 
-            assert emulator.job_names == [default_name(run.run_id)]
+            assert emulator.job_names == [default_name(run)]
         assert run.xcoms["return_value"] == run.xcoms["job_id"]
 
 
@@ -378,7 +376,7 @@ class TestLostResponse:
         with serve_emulator(speed=25, lost_answers=1) as emulator:
             report = run.start_try()
 
-            assert emulator.job_names == [default_name(run.run_id)]
+            assert emulator.job_names == [default_name(run)]
         assert report == completed(run.xcoms["job_id"])
 
     @every_transient_fault
@@ -665,10 +663,7 @@ class TestConcurrentRuns:
             reports = list(pool.map(start, runs))
             second_reports = [run.start_try() for run in runs]
 
-            assert sorted(emulator.job_names) == sorted(
-                default_name(run.run_id, dag_id=run.dag_id, task_id=run.task_id, map_index=run.map_index)
-                for run in runs
-            )
+            assert sorted(emulator.job_names) == sorted(map(default_name, runs))
         assert [report["status"] for report in reports] == ["completed"] * 10
         assert len({report["job_id"] for report in reports}) == 10
         assert second_reports == reports
@@ -744,25 +739,15 @@ class TestIfExists:
         assert reports == [reports[0]] * 3
 
 
-def default_name(run_id: str, *, dag_id: str = "media", task_id: str = "submit", map_index: int | None = -1) -> str:
-    """Return the name of the job that a task instance submits."""
-    ti = SimpleNamespace(dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index, xcom_push=Mock())
-    account = AccountResponses()
-    with Loopback(account) as server, pytest.MonkeyPatch.context() as patch:
-        connections.set_connection(patch, server.url)
-        execute(submit_task(wait_for_completion=False), {"ti": ti})
-    return str(account.posted_bodies[0]["Name"])
-
-
 class TestDefaultName:
     def test_contains_dag_task_map_index_and_run(self) -> None:
-        name = default_name("scheduled__2026-01-01T00:00:00+00:00", map_index=3)
+        name = default_name(TaskRun(Path(), run_id="scheduled__2026-01-01T00:00:00+00:00", map_index=3))
 
         assert name == "media/submit[3]/scheduled__2026-01-01T00:00:00+00:00"
 
     @pytest.mark.parametrize("map_index", [None, -1])
     def test_unmapped_task(self, map_index: Any) -> None:
-        assert default_name("r", map_index=map_index) == "media/submit/r"
+        assert default_name(TaskRun(Path(), run_id="r", map_index=map_index)) == "media/submit/r"
 
     def test_is_unique_for_each_task_run(self) -> None:
         runs = [
@@ -788,7 +773,7 @@ class TestDefaultName:
             ("d" * 249, "t" * 249, "r", 1),
         ]
         names = [
-            default_name(run_id, dag_id=dag_id, task_id=task_id, map_index=map_index)
+            default_name(SimpleNamespace(dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=map_index))
             for dag_id, task_id, run_id, map_index in runs
         ]
 
@@ -798,8 +783,8 @@ class TestDefaultName:
         assert all(len(name) <= 256 for name in names)
 
     def test_long_name_is_deterministic(self) -> None:
-        name = default_name("r", dag_id="d" * 250)
-        second_name = default_name("s", dag_id="d" * 250)
+        name = default_name(TaskRun(Path(), dag_id="d" * 250, run_id="r"))
+        second_name = default_name(TaskRun(Path(), dag_id="d" * 250, run_id="s"))
 
         assert name == f"{'d' * 239}-6a5e222d78fd813b"
         assert name[:239] == second_name[:239]
@@ -809,7 +794,20 @@ class TestDefaultName:
     def test_name_within_the_limit_is_not_truncated(self, length: int) -> None:
         run_id = "r" * (length - len("media/submit/"))
 
-        assert default_name(run_id) == f"media/submit/{run_id}"
+        assert default_name(TaskRun(Path(), run_id=run_id)) == f"media/submit/{run_id}"
+
+    @pytest.mark.parametrize("delimiters", [{}, {"variable_start_string": "[[", "block_start_string": "[%"}])
+    def test_name_does_not_depend_on_the_delimiters_of_templates(
+        self, serve_account: Any, run: TaskRun, delimiters: dict[str, str]
+    ) -> None:
+        with DAG("media", schedule=None, jinja_environment_kwargs=delimiters):
+            task = submit_task()
+        task.render_template_fields({"ti": run})
+        with serve_account(AccountResponses()) as account:
+            execute(task, run.context)
+
+        assert account.posted_bodies[0]["Name"] == default_name(run)
+        assert delimiters or task.name == default_name(run)
 
     def test_name_of_256_characters_is_accepted(self, serve_emulator: Any, tmp_path: Path) -> None:
         run = TaskRun(tmp_path / "xcoms.json", dag_id="d" * 250, run_id="r" * 250)
@@ -817,7 +815,7 @@ class TestDefaultName:
             run.start_try()
             run.start_try()
 
-            assert emulator.job_names == [default_name("r" * 250, dag_id="d" * 250)]
+            assert emulator.job_names == [default_name(run)]
 
 
 class FakeStateStore:
@@ -880,7 +878,7 @@ class TestStateStore:
         with serve_account(AccountResponses()) as account:
             run.start_try(wait_for_completion=False)
             account.jobs[0]["Status"] = "failed"
-            account.jobs.append(make_job(default_name(run.run_id), "in_progress"))
+            account.jobs.append(make_job(default_name(run), "in_progress"))
             report = run.start_try()
 
         assert report == completed(account.jobs[1]["Id"])
@@ -1504,7 +1502,7 @@ from datetime import datetime
 
 from airflow.providers.common.compat.sdk import DAG, task
 
-from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
+from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, default_name
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 RESULTS = {"bucket": "results", "region": "us-east-1"}

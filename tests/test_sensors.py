@@ -678,12 +678,12 @@ class TestDeferrable:
 
 
 class TestArguments:
-    @pytest.mark.parametrize("job_id", [None, "", "  ", "None", ".", ".."])
+    @pytest.mark.parametrize("job_id", [None, "", "  ", "None", ".", "..", 1.5, {"job_id": "1"}])
     def test_invalid_job_id(self, job_id: Any) -> None:
         with pytest.raises(ValueError, match=r"^job_id of task 'wait' is "):
             WasabiJobSensor(task_id="wait", job_id=job_id)
 
-    @pytest.mark.parametrize("conn_id", [None, "", "None"])
+    @pytest.mark.parametrize("conn_id", [None, "", "None", 1.5])
     def test_invalid_connection_id(self, conn_id: Any) -> None:
         with pytest.raises(ValueError, match=r"^wasabi_conn_id of task 'wait' is "):
             WasabiJobSensor(task_id="wait", job_id="12345", wasabi_conn_id=conn_id)

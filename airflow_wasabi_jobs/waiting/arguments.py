@@ -53,6 +53,13 @@ def refuse_templates(task_id: str | None, **arguments: object) -> None:
             )
 
 
+def validate_seconds(field: str, value: object, *, task_id: str) -> None:
+    """Raise ``ValueError`` for a duration that is no finite number of seconds, or negative."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+        raise ValueError(f"{field} of task {task_id!r} is {value!r}, but must be a number of seconds, 0 or more.")
+
+
 def validate_poke_interval(seconds: float, *, deferrable: bool, task_id: str) -> None:
     """Raise ``ValueError`` for an interval that a sensor or a trigger cannot wait for."""
     if not math.isfinite(seconds):

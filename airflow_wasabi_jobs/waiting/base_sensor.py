@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
+from airflow_wasabi_jobs.api.submissions import is_literal
 from airflow_wasabi_jobs.waiting.arguments import refuse_templates, validate_id_argument, validate_poke_interval
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
 
@@ -64,7 +65,7 @@ class WasabiBaseSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.wasabi_conn_id: Any = wasabi_conn_id
         self.deferrable = deferrable
-        if wasabi_conn_id is None or isinstance(wasabi_conn_id, str):
+        if is_literal(wasabi_conn_id):
             self._validate_id("wasabi_conn_id", wasabi_conn_id, "connection id")
         validate_poke_interval(self.poke_interval, deferrable=deferrable, task_id=self.task_id)
 
