@@ -740,6 +740,11 @@ class TestArguments:
         for value in ("{{ params.value }}", upstream, upstream["value"]):
             with pytest.raises(ValueError, match=rf"^{field} of task 'wait' is .*, but it is not templated\. "):
                 WasabiJobSensor(**{"task_id": "wait", "job_id": "12345", field: value})
+        with (
+            DAG("defaults", schedule=None, default_args={field: "{{ params.value }}"}),
+            pytest.raises(ValueError, match=rf"^{field} of task 'wait' is .*, but it is not templated\. "),
+        ):
+            WasabiJobSensor(task_id="wait", job_id="12345")
 
     @pytest.mark.parametrize("poke_interval", [float("inf"), float("nan")])
     def test_poke_interval_must_be_finite(self, poke_interval: float) -> None:

@@ -60,7 +60,8 @@ class WasabiBaseSensor(BaseSensorOperator):
     """
 
     def __init__(self, *, wasabi_conn_id: str | XComArg, deferrable: bool, **kwargs: Any) -> None:
-        arguments = {name: kwargs[name] for name in _AIRFLOW_ARGUMENTS if name in kwargs}
+        given = {**(kwargs.get("default_args") or {}), **kwargs}
+        arguments = {name: given[name] for name in _AIRFLOW_ARGUMENTS if name in given}
         refuse_templates(kwargs.get("task_id"), deferrable=deferrable, **arguments)
         super().__init__(**kwargs)
         self.wasabi_conn_id: Any = wasabi_conn_id
