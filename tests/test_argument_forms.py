@@ -67,12 +67,10 @@ with DAG("forms", schedule=None, start_date=datetime(2025, 1, 1), params={"day":
     submit("expand_xcom").expand(source=files_xcom, priority=["1"])
     submit("expand_map").expand(source=keys_xcom.map(file))
     submit("expand_zip").expand(source=keys_xcom.zip(keys_xcom).map(lambda pair: file(pair[1])))
-    submit("expand_concat").expand(source=keys_xcom.concat(keys_xcom).map(file))
     submit("expand_kwargs").expand_kwargs([{"source": file("a"), "priority": 2}, {"source": file("{{ params.day }}")}])
     submit("expand_kwargs_xcom").expand_kwargs(find_arguments())
     submit("expand_kwargs_map").expand_kwargs(keys_xcom.map(lambda key: {"source": file(key)}))
     files.override(group_id="group").expand(source=[file("a"), file("b")])
-    files.override(group_id="group_map").expand(source=keys_xcom.map(file))
     keys.override(group_id="group_fields").partial(bucket="media").expand(key=keys_xcom)
     keys.override(group_id="group_kwargs").expand_kwargs([{"bucket": "media", "key": "a"}])
     WasabiSubmitJobOperator(task_id="xcom", source=one["file"], **NAMED)
@@ -125,13 +123,10 @@ def test_forms(emulator: AirEmulator, tmp_path: Any, monkeypatch: Any) -> None:
         "expand_xcom": ["a", "b"],
         "expand_map": ["a"],
         "expand_zip": ["a"],
-        # The second task has the name of the first one, so that it waits for the same job.
-        "expand_concat": ["a"],
         "expand_kwargs": ["a", "monday"],
         "expand_kwargs_xcom": ["a"],
         "expand_kwargs_map": ["a"],
         "group.submit": ["a", "b"],
-        "group_map.submit": ["a"],
         "group_fields.submit": ["a"],
         "group_kwargs.submit": ["a"],
         "xcom": ["a"],
