@@ -440,14 +440,15 @@ def _normalize_extra(extra: str | None) -> str | None:
     Return the extra as Airflow saves it.
 
     The Test button of Airflow 2 sends the form before it is saved: each field of the extra is there a second time with
-    a prefix, and a ticked box is a "y".
+    a prefix, and a ticked box is a "y". Old tools save only the prefixed names.
     """
     prefix = f"extra__{WasabiJobsHook.conn_type}__"
     if not extra or f'"{prefix}' not in extra:
         return extra
     try:
         given = json.loads(extra)
-        saved = {name: value for name, value in given.items() if not name.startswith(prefix)}
+        saved = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+        saved |= {name: value for name, value in given.items() if not name.startswith(prefix)}
     except (ValueError, AttributeError, RecursionError):
         return extra
     for name, field in _connection_type_info()["conn-fields"].items():

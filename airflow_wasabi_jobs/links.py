@@ -68,6 +68,9 @@ def find_console_link(operator: BaseOperator, ti_key: TaskInstanceKey, *, xcom_f
     """
     from airflow.providers.common.compat.sdk import XCom
 
+    # The worker asks for the link whenever a task ends or defers, and a lookup without an XCom logs an error.
+    if getattr(ti_key, "state", "success") != "success":
+        return ""
     try:
         xcom = XCom.get_value(ti_key=ti_key, key="return_value")
         location = xcom.get(xcom_field) if isinstance(xcom, Mapping) else None

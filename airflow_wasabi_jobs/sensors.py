@@ -12,12 +12,18 @@ from airflow_wasabi_jobs.api.exceptions import WasabiApiError
 from airflow_wasabi_jobs.links import WasabiResultLink
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
-from airflow_wasabi_jobs.waiting.arguments import CHECK_UPSTREAM, validate_integer
+from airflow_wasabi_jobs.waiting.arguments import (
+    CHECK_UPSTREAM,
+    refuse_templates,
+    validate_integer,
+    validate_optional_integer,
+)
 from airflow_wasabi_jobs.waiting.base_sensor import WasabiBaseSensor
 from airflow_wasabi_jobs.waiting.ending import find_worker_features
 from airflow_wasabi_jobs.waiting.wait import BatchWait, JobWait
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import XComArg
     from airflow.triggers.base import BaseTrigger
 
     from airflow_wasabi_jobs.waiting.wait import Wait
@@ -37,7 +43,7 @@ class WasabiJobSensor(WasabiBaseSensor):
     :param job_id: id of the job (str, templated).
     :param wasabi_conn_id: id of the :ref:`connection <howto/connection:wasabi>` (str, templated). Default:
         ``wasabi_default``.
-    :param max_error_count: how many errors a completed job may have (int). Default: None, for any number.
+    :param max_error_count: how many errors a completed job may have (int, templated). Default: None, for any number.
     :param fetch_metadata: whether the XCom includes the location of the result (bool): ``{"metadata_path":
         "s3://…_metadata.json", "destination": {"bucket": "…", "region": "…"}}``. Right after a job has completed, the
         location may not be available yet: it is requested for up to a minute. Default: False.
@@ -53,34 +59,43 @@ class WasabiJobSensor(WasabiBaseSensor):
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
-    template_fields: Sequence[str] = ("job_id", "wasabi_conn_id")
+    template_fields: Sequence[str] = ("job_id", "wasabi_conn_id", "max_error_count")
     ui_color = "#d2f4c3"
     operator_extra_links = (WasabiResultLink(),)
 
     def __init__(
         self,
         *,
-        job_id: str,
-        wasabi_conn_id: str = "wasabi_default",
-        max_error_count: int | None = None,
+        job_id: str | XComArg,
+        wasabi_conn_id: str | XComArg = "wasabi_default",
+        max_error_count: int | str | XComArg | None = None,
         fetch_metadata: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(wasabi_conn_id=wasabi_conn_id, deferrable=deferrable, **kwargs)
-        self.job_id = job_id
-        self.max_error_count = max_error_count
+        # Templates and XComArgs until they are rendered.
+        self.job_id: Any = job_id
+        self.max_error_count: Any = max_error_count
         self.fetch_metadata = fetch_metadata
         # Not end_from_trigger: with a listener Airflow rejects each DAG that has a task with an attribute of this name.
         self._end_from_trigger = end_from_trigger
-        if job_id is None or isinstance(job_id, str):
+        if submissions.is_literal(job_id):
             self._validate_id("job_id", job_id, "job id")
-        validate_integer("max_error_count", max_error_count, minimum=0, optional=True, task_id=self.task_id)
+        if submissions.is_literal(max_error_count):
+            self._validate_max_error_count()
+        refuse_templates(self.task_id, fetch_metadata=fetch_metadata, end_from_trigger=end_from_trigger)
 
     def _validate_rendered(self) -> None:
         super()._validate_rendered()
         self.job_id = self._validate_id("job_id", self.job_id, "job id")
+        self._validate_max_error_count()
+
+    def _validate_max_error_count(self) -> None:
+        self.max_error_count = validate_optional_integer(
+            "max_error_count", self.max_error_count, minimum=0, task_id=self.task_id
+        )
 
     def _create_wait(self) -> Wait:
         return JobWait(
@@ -141,7 +156,7 @@ class WasabiBatchSensor(WasabiBaseSensor):
         ``wasabi_default``.
     :param expected_jobs: number of jobs that the batch has at least (int, templated). Set it if jobs may be submitted
         after the first ones have finished. Default: None, for one job.
-    :param max_failures: how many jobs may fail or be cancelled (int). Default: 0.
+    :param max_failures: how many jobs may fail or be cancelled (int, templated). Default: 0.
     :param fail_fast: whether too many failures end the wait at once (bool), instead of after all jobs have finished.
         Default: True.
     :param deferrable: whether to wait in the triggerer, without a worker (bool). ``mode`` is then ignored, and
@@ -150,42 +165,53 @@ class WasabiBatchSensor(WasabiBaseSensor):
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
-    template_fields: Sequence[str] = ("batch", "expected_jobs", "wasabi_conn_id")
+    template_fields: Sequence[str] = ("batch", "wasabi_conn_id", "expected_jobs", "max_failures")
     ui_color = "#d2f4c3"
 
     def __init__(
         self,
         *,
-        batch: str,
-        wasabi_conn_id: str = "wasabi_default",
-        expected_jobs: int | None = None,
-        max_failures: int = 0,
+        batch: str | XComArg,
+        wasabi_conn_id: str | XComArg = "wasabi_default",
+        expected_jobs: int | str | XComArg | None = None,
+        max_failures: int | str | XComArg = 0,
         fail_fast: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(wasabi_conn_id=wasabi_conn_id, deferrable=deferrable, **kwargs)
-        self.batch = batch
-        self.expected_jobs = expected_jobs
-        self.max_failures = max_failures
+        # Templates and XComArgs until they are rendered.
+        self.batch: Any = batch
+        self.expected_jobs: Any = expected_jobs
+        self.max_failures: Any = max_failures
         self.fail_fast = fail_fast
         if submissions.is_literal(batch):
-            self._validate_batch(batch)
+            self._validate_batch()
         if submissions.is_literal(expected_jobs):
-            validate_integer("expected_jobs", expected_jobs, minimum=1, optional=True, task_id=self.task_id)
-        validate_integer("max_failures", max_failures, minimum=0, optional=False, task_id=self.task_id)
-
-    def _validate_batch(self, batch: object) -> None:
-        owner = f" of task {self.task_id!r}"
-        if submissions.validate_field("batch", batch, owner=owner) is None:
-            raise ValueError(f"batch{owner} is None, but must be a non-empty string. {CHECK_UPSTREAM}")
+            self._validate_expected_jobs()
+        if submissions.is_literal(max_failures):
+            self._validate_max_failures()
+        refuse_templates(self.task_id, fail_fast=fail_fast)
 
     def _validate_rendered(self) -> None:
         super()._validate_rendered()
-        self._validate_batch(self.batch)
-        if isinstance(self.expected_jobs, str) and self.expected_jobs.strip().isdecimal():
-            self.expected_jobs = int(self.expected_jobs)
-        validate_integer("expected_jobs", self.expected_jobs, minimum=1, optional=True, task_id=self.task_id)
+        self._validate_batch()
+        self._validate_expected_jobs()
+        self._validate_max_failures()
+
+    def _validate_batch(self) -> None:
+        owner = f" of task {self.task_id!r}"
+        self.batch = submissions.validate_field("batch", self.batch, owner=owner)
+        if self.batch is None:
+            raise ValueError(f"batch{owner} is None, but must be a non-empty string. {CHECK_UPSTREAM}")
+
+    def _validate_expected_jobs(self) -> None:
+        self.expected_jobs = validate_optional_integer(
+            "expected_jobs", self.expected_jobs, minimum=1, task_id=self.task_id
+        )
+
+    def _validate_max_failures(self) -> None:
+        self.max_failures = validate_integer("max_failures", self.max_failures, minimum=0, task_id=self.task_id)
 
     def _create_wait(self) -> Wait:
         return BatchWait(

@@ -66,7 +66,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(airflow|airflow\..*)"),
     (r"py:.*", r"(asyncio|collections|contextlib|datetime|enum|msgspec|types|typing)\..*"),
     (r"py:.*", r"(str|int|float|bool|bytes|dict|list|tuple|set|object|None|type|timedelta|ValueError|Exception)"),
-    (r"py:.*", r"(Any|Literal|Mapping|Sequence|Iterable|Iterator|AsyncIterator|Callable|ClassVar|Self|Context)"),
+    (
+        r"py:.*",
+        r"(Any|Literal|Mapping|Sequence|Iterable|Iterator|AsyncIterator|Callable|ClassVar|Self|Context|XComArg)",
+    ),
     # Internal classes that appear in signatures and base classes. The reference does not describe them.
     (r"py:.*", r"airflow_wasabi_jobs\.(api\.(client|endpoints|settings)|polling|waiting)\b.*"),
 ]

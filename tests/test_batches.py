@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from airflow.providers.common.compat.sdk import (
+    DAG,
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
@@ -293,7 +294,7 @@ class TestWait:
         with pytest.raises(AirflowSkipException, match=r"Batch '2026-11'.* timeout"):
             wait_for(mode, JobListResponses(RUNNING), timeout=0.3, soft_fail=True)
 
-    @pytest.mark.parametrize("batch", ["", "  ", "None", None, 5, ["a"], "x" * 257])
+    @pytest.mark.parametrize("batch", ["", "  ", "None", None, 1.5, ["a"], "x" * 257])
     def test_invalid_rendered_batch(self, monkeypatch: Any, set_connection: Any, mode: str, batch: Any) -> None:
         set_connection("http://127.0.0.1:1")
         execute = WasabiBatchSensor.execute
@@ -630,15 +631,38 @@ class TestArguments:
         with pytest.raises(ValueError, match=r"^batch of task 'wait' "):
             WasabiBatchSensor(task_id="wait", batch=batch)
 
-    @pytest.mark.parametrize("expected_jobs", [0, -1, 1.5, "3", True])
+    @pytest.mark.parametrize("expected_jobs", [0, -1, 1.5, "0", "many", True])
     def test_invalid_expected_jobs(self, expected_jobs: Any) -> None:
         with pytest.raises(ValueError, match=r"^expected_jobs of task 'wait' is "):
             WasabiBatchSensor(task_id="wait", batch=BATCH, expected_jobs=expected_jobs)
 
-    @pytest.mark.parametrize("max_failures", [-1, 1.5, "3", True, None])
+    @pytest.mark.parametrize("max_failures", [-1, 1.5, "-1", "many", True, None])
     def test_invalid_max_failures(self, max_failures: Any) -> None:
         with pytest.raises(ValueError, match=r"^max_failures of task 'wait' is "):
             WasabiBatchSensor(task_id="wait", batch=BATCH, max_failures=max_failures)
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_templated_numbers_and_a_batch_that_looks_like_a_number(self, set_connection: Any, native: bool) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=native):
+            sensor = WasabiBatchSensor(
+                task_id="wait", batch="{{ ds_nodash }}", expected_jobs="{{ count }}", max_failures="{{ failures }}"
+            )
+        sensor.render_template_fields({"ds_nodash": "20260101", "count": 2, "failures": "1"})
+        with Loopback(JobListResponses(jobs(2), batch="20260101")) as server:
+            set_connection(server.url)
+            assert sensor.execute({})["batch"] == "20260101"
+
+        assert (sensor.expected_jobs, sensor.max_failures) == (2, 1)
+
+    def test_invalid_rendered_max_failures(self) -> None:
+        sensor = WasabiBatchSensor(task_id="wait", batch=BATCH, max_failures="{{ failures }}")
+        sensor.render_template_fields({"failures": None})
+        with pytest.raises(ValueError, match=r"^max_failures of task 'wait' is 'None', but must be an integer"):
+            sensor.execute({})
+
+    def test_argument_that_is_not_templated(self) -> None:
+        with pytest.raises(ValueError, match=r"^fail_fast of task 'wait' is .*, but it is not templated"):
+            WasabiBatchSensor(task_id="wait", batch=BATCH, fail_fast="{{ params.fast }}")  # type: ignore[arg-type] # wrong
 
     def test_deferrable_needs_a_positive_poke_interval(self) -> None:
         with pytest.raises(ValueError, match=r"^poke_interval of task 'wait' is 0"):

@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 import pytest
 from airflow.models.connection import Connection
-from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, redact
+from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, XCom, redact
 from loopback import Loopback, cut, hang, json_response, refused_url, reset, response, status_response
 
 from airflow_wasabi_jobs import hooks
 from airflow_wasabi_jobs.api import endpoints, exceptions
+from airflow_wasabi_jobs.api.batches import BatchReport
 from airflow_wasabi_jobs.api.models import Destination, Job, JobErrors, JobMetadata, JobReport, JobStatus, Source
 from airflow_wasabi_jobs.api.settings import Options
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
@@ -265,6 +266,24 @@ class TestExtra:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", uri)
         assert options_of(WasabiJobsHook()) == Options(**{name: 7.5 if name == "connect_timeout" else EXTRAS[name][0]})
 
+    @pytest.mark.parametrize("name", EXTRAS)
+    def test_prefixed_name(self, write_connection, name):
+        value, _ = EXTRAS[name]
+        write_connection(host="https://air.example.com", extra={f"extra__wasabi__{name}": value})
+        assert options_of(WasabiJobsHook()) == Options(**{name: value})
+
+    def test_name_without_the_prefix_is_preferred(self, write_connection):
+        write_connection(host="https://air.example.com", extra={"retries": 1, "extra__wasabi__retries": 2})
+        assert options_of(WasabiJobsHook()) == Options(retries=1)
+
+    @pytest.mark.parametrize("name", ["extra__wasabi__timeout", "extra__http__retries"])
+    def test_unknown_prefixed_name(self, write_connection, name):
+        write_connection(host="https://air.example.com", extra={name: 1})
+        with pytest.raises(
+            exceptions.ConnectionConfigError, match=f"Unknown key '{name.removeprefix('extra__wasabi__')}'"
+        ):
+            WasabiJobsHook().get_conn()
+
     def test_empty_form_fields(self, write_connection):
         empty = {"connect_timeout": "", "read_timeout": None, "retries": None, "verify": "", "proxy": ""}
         empty |= {"allow_http": False, "console_url": ""}
@@ -433,6 +452,34 @@ def test_get_conn_returns_the_client(write_connection):
         hook = WasabiJobsHook()
         assert hook.get_conn().send(endpoints.list_jobs()) == [Job("12345", "failed")]
         assert hook.get_conn() is hook.get_conn()
+
+
+MODELS = [
+    JobReport("12345", JobStatus.COMPLETED, 2),
+    JobErrors("12345", JobStatus.FAILED, 2, "INTERNAL_ERROR"),
+    JobMetadata("12345", "s3://results/a.json", Destination("results", "us-east-1")),
+    Job("12345", JobStatus.COMPLETED, source=Source("media", "a.mp4"), created=datetime(2026, 1, 1, tzinfo=UTC)),
+    BatchReport("nightly", is_finished=True, counts={"completed": 1}, failed_jobs=[]),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+class TestXCom:
+    """What a task returns that calls the hook."""
+
+    @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: [model], lambda model: {"a": model}])
+    def test_model_is_refused_with_what_to_return(self, model, wrap):
+        with pytest.raises(TypeError) as caught:
+            XCom.serialize_value(wrap(model))
+        # Airflow 2 logs it above an error of its own.
+        messages = str(caught.value), str(caught.value.__context__)
+        expected = f"A {type(model).__name__} cannot be an XCom. Return a dict instead, such as that of its to_xcom()."
+        assert expected in messages
+
+    def test_dict_of_a_model(self, model):
+        xcom = model.to_xcom()
+        assert json.loads(json.dumps(xcom)) == xcom
+        XCom.serialize_value(xcom)
 
 
 class TestJobDetails:

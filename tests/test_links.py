@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,13 @@ def link_of(monkeypatch: Any) -> Any:
         return WasabiResultLink().get_link(submit_task(**arguments), ti_key=TI_KEY)
 
     return link_of_task
+
+
+@pytest.mark.parametrize("state", ["deferred", "failed"])
+def test_unfinished_task_is_not_looked_up(monkeypatch: Any, state: str) -> None:
+    monkeypatch.setattr(XCom, "get_value", lambda **_: pytest.fail("it has no XCom yet"))
+
+    assert WasabiResultLink().get_link(submit_task(), ti_key=SimpleNamespace(state=state, task_id="submit")) == ""
 
 
 def test_link_of_a_task(link_of: Any, set_connection: Any) -> None:

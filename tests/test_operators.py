@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import runpy
 import signal
@@ -20,7 +21,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowSensorTimeout, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowException,
+    AirflowSensorTimeout,
+    BaseOperator,
+    TaskDeferred,
+    XComArg,
+)
 from connections import ACCESS_KEY, SECRET_KEY
 from loopback import Loopback, cut, hang, json_response, refused_url, reset, response
 from task_runs import FILE, KILL_POINTS, RESULTS, AccountResponses, TaskRun, execute, make_job, run_worker, submit_task
@@ -878,6 +886,19 @@ class TestDefaultName:
 
         assert default_name(TaskRun(Path(), run_id=run_id)) == f"media/submit/{run_id}"
 
+    @pytest.mark.parametrize("delimiters", [{}, {"variable_start_string": "[[", "block_start_string": "[%"}])
+    def test_name_does_not_depend_on_the_delimiters_of_templates(
+        self, serve_account: Any, run: TaskRun, delimiters: dict[str, str]
+    ) -> None:
+        with DAG("media", schedule=None, jinja_environment_kwargs=delimiters):
+            task = submit_task()
+        task.render_template_fields({"ti": run})
+        with serve_account(AccountResponses()) as account:
+            execute(task, run.context)
+
+        assert account.posted_bodies[0]["Name"] == default_name(run)
+        assert delimiters or task.name == default_name(run)
+
     def test_name_of_256_characters_is_accepted(self, serve_emulator: Any, tmp_path: Path) -> None:
         run = TaskRun(tmp_path / "xcoms.json", dag_id="d" * 250, run_id="r" * 250)
         with serve_emulator(speed=1e6) as emulator:
@@ -1217,12 +1238,12 @@ class TestDeferrable:
 
 
 INVALID_ARGUMENTS = [
-    *[("name", name) for name in ("", "  ", "None", "n" * 257, 5, ["monday"])],
+    *[("name", name) for name in ("", "  ", "None", "n" * 257, 1.5, ["monday"])],
     *[
         ("source", source)
         for source in (None, "media/monday.mp4", {}, [FILE], {"bucket": "media"}, {"object_key": "a"})
     ],
-    *[("source", {**FILE, "bucket": bucket}) for bucket in ("", "  ", "None", None, 5)],
+    *[("source", {**FILE, "bucket": bucket}) for bucket in ("", "  ", "None", None, 1.5)],
     ("source", {**FILE, "object_key": ""}),
     ("source", {**FILE, "region": ""}),
     ("source", {**FILE, "endpoint": "None"}),
@@ -1235,14 +1256,18 @@ INVALID_ARGUMENTS = [
     ],
     ("destination", {**RESULTS, "region": ""}),
     ("destination", {**RESULTS, "endpoint": "https://s3.example.com"}),
-    *[("services", services) for services in (None, "ocr", [], {}, (), [5], ["ocr", " ocr"], {"": ""}, [""])],
+    *[
+        ("services", services)
+        for services in (None, "ocr", [], {}, (), set(), [5], {5}, {" ocr"}, ["ocr", " ocr"], {"": ""}, [""])
+    ],
     *[("services", {"ocr": value}) for value in (None, {}, "yes", {"config": 1}, {"config": {}, "more": 1})],
     ("services", {"ocr": {"config": {"threshold": float("nan")}}}),
-    *[("priority", priority) for priority in (0, 11, -1, True, 1.5, "5")],
-    *[("batch", batch) for batch in ("", "  ", "None", "b" * 257, 5)],
+    *[("priority", priority) for priority in (0, 11, -1, True, 1.5, "11", "high")],
+    *[("batch", batch) for batch in ("", "  ", "None", "b" * 257, 1.5)],
     *[("wasabi_conn_id", conn_id) for conn_id in (None, "", "  ", "None")],
+    *[("source_conn_id", conn_id) for conn_id in ("", "  ", "None", 1.5)],
     *[("if_exists", if_exists) for if_exists in ("", None, "replace")],
-    *[("max_error_count", count) for count in (-1, 1.5, "3", True)],
+    *[("max_error_count", count) for count in (-1, 1.5, "-1", "many", True)],
     *[("poke_interval", seconds) for seconds in (None, -1, "60", True, float("nan"), float("inf"), timedelta(-1))],
     *[("timeout", seconds) for seconds in (-1, "60", True, float("nan"), float("inf"), timedelta(-1))],
 ]
@@ -1288,6 +1313,15 @@ class TestArguments:
             ("services", "{{ services }}", "services of task .* must be a list of services, or a dict"),
             ("services", ["ocr", "{{ empty }}"], "services of task .* has the service ''"),
             ("services", {"ocr": "{{ nothing }}"}, "services of task .* has 'None' for ocr"),
+            ("priority", "{{ empty }}", "priority of task .* is '', but must be an integer from 1 to 10"),
+            ("priority", "{{ nothing }}", "priority of task .* is 'None', but must be an integer from 1 to 10"),
+            (
+                "max_error_count",
+                "{{ nothing }}",
+                "max_error_count of task .* is 'None', but must be None or an integer",
+            ),
+            ("if_exists", "{{ empty }}", "if_exists of task .* is '', but must be 'reuse' or 'submit'"),
+            ("source_conn_id", "{{ empty }}", "source_conn_id of task .* is '', but must be a connection id"),
             ("wasabi_conn_id", "{{ empty }}", "wasabi_conn_id of task .* is '', but must be a connection id"),
             ("wasabi_conn_id", "{{ nothing }}", "wasabi_conn_id of task .* is 'None', but must be a connection id"),
         ],
@@ -1307,7 +1341,7 @@ class TestArguments:
 
         assert account.requests == []
 
-    @pytest.mark.parametrize("field", ["source", "destination", "services", "wasabi_conn_id"])
+    @pytest.mark.parametrize("field", ["name", "source", "destination", "services", "priority", "wasabi_conn_id"])
     def test_argument_rendered_to_none(self, serve_account: Any, run: TaskRun, field: str) -> None:
         with DAG("native", schedule=None, render_template_as_native_obj=True):
             task = submit_task(**{field: "{{ nothing }}"})
@@ -1365,6 +1399,89 @@ class TestArguments:
                 "Batch": "2026-01-01",
             }
         ]
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_values_that_look_like_numbers(self, serve_account: Any, run: TaskRun, native: bool) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=native):
+            task = submit_task(
+                name="{{ ds_nodash }}",
+                source={"bucket": "2024", "object_key": "{{ number }}"},
+                destination={"bucket": "{{ ds_nodash }}", "region": "{{ number }}"},
+                batch="{{ ds_nodash }}",
+                priority="{{ number }}",
+                max_error_count="{{ number }}",
+                if_exists="{{ 'submit' }}",
+            )
+        task.render_template_fields({"ds_nodash": "20260101", "number": "7"})
+        with serve_account(AccountResponses()) as account:
+            execute(task, run.context)
+
+        (body,) = account.posted_bodies
+        assert (body["Name"], body["Batch"], body["Priority"]) == ("20260101", "20260101", 7)
+        assert body["Source"] == {"Bucket": "2024", "ObjectKey": "7"}
+        assert body["Destination"] == {"Bucket": "20260101", "Region": "7"}
+
+    def test_ids_that_look_like_numbers(self, run: TaskRun, set_connection: Any, monkeypatch: Any) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=True):
+            task = submit_task(source_conn_id="{{ number }}", wasabi_conn_id="{{ number }}")
+        task.render_template_fields({"number": "7"})
+        account = AccountResponses()
+        with Loopback(account) as server:
+            set_connection(server.url)
+            monkeypatch.setenv("AIRFLOW_CONN_7", os.environ["AIRFLOW_CONN_WASABI_DEFAULT"])
+            execute(task, run.context)
+
+        assert account.posted_bodies[0]["Source"]["AccessKey"] == ACCESS_KEY
+
+    @pytest.mark.parametrize("text", ["1.10", "1, 2", "True", "[1]", "5e1"])
+    @pytest.mark.parametrize("field", ["name", "batch", "source", "source_conn_id", "wasabi_conn_id"])
+    def test_value_that_native_rendering_converted(
+        self, serve_account: Any, run: TaskRun, field: str, text: str
+    ) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=True):
+            task = submit_task(**{field: {**FILE, "object_key": "{{ text }}"} if field == "source" else "{{ text }}"})
+        task.render_template_fields({"text": text})
+        with (
+            serve_account(AccountResponses()) as account,
+            pytest.raises(ValueError, match=rf"{field} of task 'submit' .*the cause is render_template_as_native_obj="),
+        ):
+            execute(task, run.context)
+
+        assert account.requests == []
+
+    @pytest.mark.parametrize("text", ["1.10", "1_000", "True", "0x10"])
+    def test_quotes_keep_the_text_in_native_rendering(self, serve_account: Any, run: TaskRun, text: str) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=True):
+            task = submit_task(name="'{{ text }}'")
+        task.render_template_fields({"text": text})
+        with serve_account(AccountResponses()) as account:
+            execute(task, run.context)
+
+        assert account.posted_bodies[0]["Name"] == text
+
+    @pytest.mark.parametrize(
+        "field", ["wait_for_completion", "deferrable", "poke_interval", "timeout", "fetch_metadata"]
+    )
+    def test_argument_that_is_not_templated(self, field: str) -> None:
+        with DAG("any", schedule=None):
+            upstream = XComArg(BaseOperator(task_id="upstream"))
+        for value in ("{{ params.value }}", upstream, upstream["value"]):
+            with pytest.raises(ValueError, match=rf"^{field} of task 'submit' is .*, but it is not templated\. "):
+                submit_task(**{field: value})
+
+    @pytest.mark.parametrize("deferrable", [False, True])
+    def test_max_error_count_is_rendered_when_the_task_resumes(
+        self, serve_account: Any, run: TaskRun, deferrable: bool
+    ) -> None:
+        job = make_job("monday", "completed", ErrorCount=3)
+        task = submit_task(name="monday", max_error_count="{{ 2 }}", deferrable=deferrable)
+        task.render_template_fields({})
+        with serve_account(AccountResponses(job)), pytest.raises(WasabiJobFailed, match="more than max_error_count=2"):
+            if deferrable:
+                event = {"job_id": job["Id"], "status": "completed", "error_count": 3}
+                task.resume_execution("execute_complete", {"event": event}, run.context)
+            else:
+                execute(task, run.context)
 
     def test_templates_of_complete_fields(self, serve_account: Any, run: TaskRun) -> None:
         with DAG("native", schedule=None, render_template_as_native_obj=True):
@@ -1475,7 +1592,7 @@ from datetime import datetime
 
 from airflow.providers.common.compat.sdk import DAG, task
 
-from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
+from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator, default_name
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 RESULTS = {"bucket": "results", "region": "us-east-1"}

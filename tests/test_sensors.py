@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import (
+    DAG,
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
+    BaseOperator,
     TaskDeferred,
+    XComArg,
 )
 from connections import ACCESS_KEY, SECRET_KEY
 from loopback import ByPath, Loopback, chunked, cut, json_response, refused_url, reset, response, status_response
@@ -707,17 +710,17 @@ class TestDeferrable:
 
 
 class TestArguments:
-    @pytest.mark.parametrize("job_id", [None, "", "  ", "None", ".", ".."])
+    @pytest.mark.parametrize("job_id", [None, "", "  ", "None", ".", "..", 1.5, {"job_id": "1"}])
     def test_invalid_job_id(self, job_id: Any) -> None:
         with pytest.raises(ValueError, match=r"^job_id of task 'wait' is "):
             WasabiJobSensor(task_id="wait", job_id=job_id)
 
-    @pytest.mark.parametrize("conn_id", [None, "", "None"])
+    @pytest.mark.parametrize("conn_id", [None, "", "None", 1.5])
     def test_invalid_connection_id(self, conn_id: Any) -> None:
         with pytest.raises(ValueError, match=r"^wasabi_conn_id of task 'wait' is "):
             WasabiJobSensor(task_id="wait", job_id="12345", wasabi_conn_id=conn_id)
 
-    @pytest.mark.parametrize("max_error_count", [-1, 1.5, "3", True])
+    @pytest.mark.parametrize("max_error_count", [-1, "-1", 1.5, "", "many", True])
     def test_invalid_max_error_count(self, max_error_count: Any) -> None:
         with pytest.raises(
             ValueError, match=r"^max_error_count of task 'wait' is .*, but must be None or an integer of at least 0"
@@ -729,6 +732,51 @@ class TestArguments:
         sensor.job_id = {"job_id": "12345", "status": "completed"}  # type: ignore[assignment] # what a user passes
         with pytest.raises(ValueError, match=r"but must be a job id\. Pass its \['job_id'\]\."):
             sensor.execute({})
+
+    @pytest.mark.parametrize(("text", "expected"), [("3", 3), (" 0 ", 0), (None, None)])
+    def test_templated_max_error_count(self, set_connection: Any, text: str | None, expected: int | None) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=text is None):
+            sensor = WasabiJobSensor(task_id="wait", job_id="12345", max_error_count="{{ count }}")
+        sensor.render_template_fields({"count": text})
+        with Loopback(status_response("completed")) as server:
+            set_connection(server.url)
+            sensor.execute({})
+
+        assert sensor.max_error_count == expected
+
+    def test_invalid_rendered_max_error_count(self) -> None:
+        sensor = WasabiJobSensor(task_id="wait", job_id="12345", max_error_count="{{ count }}")
+        sensor.render_template_fields({"count": None})
+        with pytest.raises(ValueError, match=r"^max_error_count of task 'wait' is 'None', but must be None or an int"):
+            sensor.execute({})
+
+    @pytest.mark.parametrize("field", ["job_id", "wasabi_conn_id"])
+    @pytest.mark.parametrize(("text", "value"), [("1.10", 1.1), ("True", True), ("1, 2", (1, 2)), ("5e1", 50.0)])
+    def test_id_that_native_rendering_converted(self, field: str, text: str, value: Any) -> None:
+        with DAG("native", schedule=None, render_template_as_native_obj=True):
+            sensor = WasabiJobSensor(**{"task_id": "wait", "job_id": "12345", field: "{{ text }}"})
+        sensor.render_template_fields({"text": text})
+        with pytest.raises(ValueError) as caught:
+            sensor.execute({})
+
+        assert str(caught.value).startswith(f"{field} of task 'wait' is {value!r}, but must be a ")
+        assert "the cause is render_template_as_native_obj=True" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "field", ["deferrable", "fetch_metadata", "end_from_trigger", "poke_interval", "timeout", "mode", "soft_fail",
+                  "never_fail", "silent_fail", "exponential_backoff", "max_wait"]
+    )  # fmt: skip
+    def test_argument_that_is_not_templated(self, field: str) -> None:
+        with DAG("any", schedule=None):
+            upstream = XComArg(BaseOperator(task_id="upstream"))
+        for value in ("{{ params.value }}", upstream, upstream["value"]):
+            with pytest.raises(ValueError, match=rf"^{field} of task 'wait' is .*, but it is not templated\. "):
+                WasabiJobSensor(**{"task_id": "wait", "job_id": "12345", field: value})
+        with (
+            DAG("defaults", schedule=None, default_args={field: "{{ params.value }}"}),
+            pytest.raises(ValueError, match=rf"^{field} of task 'wait' is .*, but it is not templated\. "),
+        ):
+            WasabiJobSensor(task_id="wait", job_id="12345")
 
     @pytest.mark.parametrize("poke_interval", [float("inf"), float("nan")])
     def test_poke_interval_must_be_finite(self, poke_interval: float) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from airflow_wasabi_jobs.api import endpoints
-from airflow_wasabi_jobs.api.models import JobStatus, JobSummary
+from airflow_wasabi_jobs.api.models import JobStatus, JobSummary, refuse_serialization
 from airflow_wasabi_jobs.api.pages import Pages
 
 T = TypeVar("T")
@@ -74,6 +74,8 @@ class BatchReport(msgspec.Struct, frozen=True):
     failed_jobs: list[FailedJob]
     more_failures: int = 0
     is_counted: bool = True
+
+    serialize = refuse_serialization
 
     @property
     def failures(self) -> list[str]:

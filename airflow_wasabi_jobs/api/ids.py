@@ -1,6 +1,8 @@
-"""Validation of ids. Imports nothing, because it runs while DAG files are parsed."""
+"""Validation of ids. Imports no other package, because it runs while DAG files are parsed."""
 
 from __future__ import annotations
+
+from airflow_wasabi_jobs.api.rendered import to_text
 
 
 def validate_id(value: object, kind: str = "job id") -> str:
@@ -11,10 +13,8 @@ def validate_id(value: object, kind: str = "job id") -> str:
     :param kind: what the id identifies, for the error message.
     :raises ValueError: if the value cannot be an id. The message continues after the name of the field.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    text = value.strip() if isinstance(value, str) else None
-    if text is None or text in {"", "None"}:
+    text = (to_text(value) or "").strip()
+    if text in {"", "None"}:
         raise ValueError(f"is {value!r}, but must be a {kind}")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise ValueError(f"is {text!r}, which cannot be a {kind}: it is not valid Unicode")

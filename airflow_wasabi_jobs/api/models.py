@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -34,6 +34,18 @@ class JobStatus(StrEnum):
 _TERMINAL = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
+def refuse_serialization(model: object) -> NoReturn:
+    """
+    Say what a task returns instead of a model. Airflow calls ``serialize`` for each XCom of a foreign class.
+
+    With a ``serialize`` that returns data, the task would succeed, and the next one could not read the XCom: Airflow
+    imports only the classes in ``[core] allowed_deserialization_classes``.
+    """
+    raise TypeError(
+        f"A {type(model).__name__} cannot be an XCom. Return a dict instead, such as that of its to_xcom()."
+    )
+
+
 class JobReport(msgspec.Struct, frozen=True):
     """
     The status of a job, as *Get job status* returns it.
@@ -46,6 +58,8 @@ class JobReport(msgspec.Struct, frozen=True):
     job_id: str
     status: JobStatus
     error_count: int = 0
+
+    serialize = refuse_serialization
 
     def has_succeeded(self, max_error_count: int | None) -> bool:
         """Whether the job completed with at most ``max_error_count`` errors, or with any number if that is None."""
@@ -70,6 +84,17 @@ class JobErrors(msgspec.Struct, frozen=True):
     status: JobStatus
     error_count: int = 0
     error_code: str | None = None
+
+    serialize = refuse_serialization
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the errors as a plain dict, for an XCom."""
+        return {
+            "job_id": self.job_id,
+            "status": self.status.value,
+            "error_count": self.error_count,
+            "error_code": self.error_code,
+        }
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -121,6 +146,8 @@ class JobMetadata(msgspec.Struct, frozen=True):
     path: str
     destination: Destination = Destination()
     user_id: str | None = None
+
+    serialize = refuse_serialization
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the location as a plain dict, for an XCom."""
@@ -177,6 +204,13 @@ class Job(msgspec.Struct, frozen=True):
     user_id: str | None = None
     created: datetime | None = None
     completed: datetime | None = None
+
+    serialize = refuse_serialization
+
+    def to_xcom(self) -> dict[str, Any]:
+        """Return the job as a plain dict, for an XCom. Its times are in ISO format."""
+        xcom: dict[str, Any] = msgspec.to_builtins(self)
+        return xcom
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,5 @@
 """
-Validation of submissions. Imports only the standard library, because it runs while DAG files are parsed.
+Validation of submissions. Imports no other package, because it runs while DAG files are parsed.
 
 The rules are those of the documentation of *Submit job*.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from airflow_wasabi_jobs.api.rendered import text_advice, to_integer, to_text
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.models import Job
@@ -58,7 +60,7 @@ def is_literal(value: object) -> bool:
             return "{{" not in value and "{%" not in value
         case Mapping():
             return all(map(is_literal, value.values()))
-        case list() | tuple():
+        case list() | tuple() | set() | frozenset():
             return all(map(is_literal, value))
         case _:
             return value is None or isinstance(value, bool | int | float)
@@ -111,10 +113,15 @@ def _sorted_names(services: Mapping[str, Any] | None) -> str | None:
     return None if services is None else ", ".join(sorted(services))
 
 
+def _validate_text(label: str, value: object) -> str:
+    text = to_text(value)
+    if text is None or text.strip() in {"", "None"}:
+        raise ValueError(f"{label} is {value!r}, but must be a non-empty string.{text_advice(value)}")
+    return text
+
+
 def _validate_name(label: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or value.strip() == "None":
-        raise ValueError(f"{label} is {value!r}, but must be a non-empty string.")
-    return _validate_length(label, value)
+    return _validate_length(label, _validate_text(label, value))
 
 
 def _validate_batch(label: str, value: object) -> str | None:
@@ -130,9 +137,10 @@ def _validate_length(label: str, value: str) -> str:
 
 
 def _validate_priority(label: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10:
+    number = to_integer(value)
+    if number is None or not 1 <= number <= 10:
         raise ValueError(f"{label} is {value!r}, but must be an integer from 1 to 10.")
-    return value
+    return number
 
 
 def _validate_source(label: str, value: object) -> dict[str, str]:
@@ -156,13 +164,10 @@ def _validate_location(
         keys = f"key{'' if len(unknown) == 1 else 's'} {', '.join(map(repr, unknown))}"
         raise ValueError(f"Unknown {keys} in {label}. Allowed: {', '.join(allowed)}.{advice}")
     location = {name: inner for name, inner in value.items() if inner is not None}
-    for name in allowed:
+    for name in required:
         if name not in location:
-            if name in required:
-                raise ValueError(f"{label} has no {name}, but a job needs it.")
-        elif not isinstance(location[name], str) or not location[name].strip() or location[name].strip() == "None":
-            raise ValueError(f"{name} in {label} is {location[name]!r}, but must be a non-empty string.")
-    return location
+            raise ValueError(f"{label} has no {name}, but a job needs it.")
+    return {name: _validate_text(f"{name} in {label}", inner) for name, inner in location.items()}
 
 
 def _validate_services(label: str, value: object) -> dict[str, Any]:

@@ -17,12 +17,15 @@ from airflow_wasabi_jobs.api.exceptions import deserialize_error
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
 from airflow_wasabi_jobs.links import WasabiResultsFileLink
 from airflow_wasabi_jobs.log import LOG
-from airflow_wasabi_jobs.operators.default_name import default_name
+from airflow_wasabi_jobs.operators.default_name import default_name, default_name_template
 from airflow_wasabi_jobs.triggers import WasabiUnfinishedJobsTrigger
 from airflow_wasabi_jobs.waiting.arguments import (
+    CHECK_UPSTREAM,
+    refuse_templates,
     to_seconds,
     validate_id_argument,
     validate_integer,
+    validate_optional_integer,
     validate_poke_interval,
     validate_seconds,
 )
@@ -30,7 +33,7 @@ from airflow_wasabi_jobs.waiting.deferring import is_trigger_timeout
 from airflow_wasabi_jobs.waiting.status_log import log_failure, log_start
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
     from airflow_wasabi_jobs.polling import Subscription
@@ -42,6 +45,16 @@ MAX_LISTED_FAILURES = 100
 MAX_DESCRIBED_FAILURES = 10
 # A deferred task resumes with the rejections that fit into its state; the other files are submitted and rejected again.
 MAX_STORED_REJECTIONS = 1000
+
+# The templated arguments that are not part of a submission.
+_OTHER_FIELDS = (
+    "source_conn_id",
+    "wasabi_conn_id",
+    "results_path",
+    "max_unfinished_jobs",
+    "max_failures",
+    "max_error_count",
+)
 
 
 class WasabiSubmitBatchOperator(BaseOperator):
@@ -74,16 +87,16 @@ class WasabiSubmitBatchOperator(BaseOperator):
         is its ``login``, the secret key its ``password``. Default: the sources are in Wasabi.
     :param wasabi_conn_id: id of the :ref:`connection <howto/connection:wasabi>` (str, templated). Its user needs the
         IAM policies ``WasabiManageAiR`` and ``WasabiViewAiR``. Default: ``wasabi_default``.
-    :param max_unfinished_jobs: how many jobs of the batch may be unfinished at any time (int). When half of them have
-        finished, more files are submitted. Default: None, for any number.
+    :param max_unfinished_jobs: how many jobs of the batch may be unfinished at any time (int, templated). When half of
+        them have finished, more files are submitted. Default: None, for any number.
     :param submit_concurrency: how many requests are in flight at most while the task submits (int). Default: 8.
-    :param max_failures: how many files may fail (int). Default: 0.
+    :param max_failures: how many files may fail (int, templated). Default: 0.
     :param fail_fast: whether more failures than that end the task at once (bool), instead of after all jobs have
         finished. Default: False.
     :param resubmit_failed: whether a retried or cleared task submits files again whose job failed or was cancelled
         (bool). Default: True.
-    :param max_error_count: how many errors a completed job may have before its file counts as a failure (int). Default:
-        None, for any number.
+    :param max_error_count: how many errors a completed job may have before its file counts as a failure (int,
+        templated). Default: None, for any number.
     :param fetch_metadata: whether the results file has the location of each result (bool). Needs ``results_path``.
         Default: False.
     :param results_path: URL of a file to write when the batch has finished (str, templated), also if it has failed,
@@ -110,6 +123,9 @@ class WasabiSubmitBatchOperator(BaseOperator):
         "source_conn_id",
         "wasabi_conn_id",
         "results_path",
+        "max_unfinished_jobs",
+        "max_failures",
+        "max_error_count",
     )
     template_fields_renderers = {"sources": "json", "destination": "json", "services": "json"}  # noqa: RUF012 - as in Airflow
     operator_extra_links = (WasabiResultsFileLink(),)
@@ -118,21 +134,21 @@ class WasabiSubmitBatchOperator(BaseOperator):
     def __init__(
         self,
         *,
-        sources: Any,
-        destination: Any,
-        services: Any,
-        batch: str | None = None,
-        priority: Any = 5,
-        source_conn_id: str | None = None,
-        wasabi_conn_id: str = "wasabi_default",
-        max_unfinished_jobs: int | None = None,
+        sources: Sequence[str | Mapping[str, str]] | str | XComArg,
+        destination: Mapping[str, str] | str | XComArg,
+        services: Sequence[str] | Mapping[str, Any] | str | XComArg,
+        batch: str | XComArg | None = None,
+        priority: int | str | XComArg = 5,
+        source_conn_id: str | XComArg | None = None,
+        wasabi_conn_id: str | XComArg = "wasabi_default",
+        max_unfinished_jobs: int | str | XComArg | None = None,
         submit_concurrency: int = 8,
-        max_failures: int = 0,
+        max_failures: int | str | XComArg = 0,
         fail_fast: bool = False,
         resubmit_failed: bool = True,
-        max_error_count: int | None = None,
+        max_error_count: int | str | XComArg | None = None,
         fetch_metadata: bool = False,
-        results_path: str | None = None,
+        results_path: str | XComArg | None = None,
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 60,
@@ -140,25 +156,27 @@ class WasabiSubmitBatchOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.sources = sources
-        self.destination = destination
-        self.services = services
-        self.batch = batch
-        self.priority = priority
-        self.source_conn_id = source_conn_id
-        self.wasabi_conn_id = wasabi_conn_id
-        self.max_unfinished_jobs = max_unfinished_jobs
+        # Templates and XComArgs until they are rendered.
+        self.sources: Any = sources
+        self.destination: Any = destination
+        self.services: Any = services
+        self.batch: Any = default_name_template() if batch is None else batch
+        self.priority: Any = priority
+        self.source_conn_id: Any = source_conn_id
+        self.wasabi_conn_id: Any = wasabi_conn_id
+        self.max_unfinished_jobs: Any = max_unfinished_jobs
         self.submit_concurrency = submit_concurrency
-        self.max_failures = max_failures
+        self.max_failures: Any = max_failures
         self.fail_fast = fail_fast
         self.resubmit_failed = resubmit_failed
-        self.max_error_count = max_error_count
+        self.max_error_count: Any = max_error_count
         self.fetch_metadata = fetch_metadata
-        self.results_path = results_path
+        self.results_path: Any = results_path
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poke_interval = poke_interval
         self.timeout = timeout
+        self._has_default_batch = batch is None
         self._validate_literal_arguments()
 
     @cached_property
@@ -172,7 +190,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
         """Submit the files without a job, and wait for all of them if ``wait_for_completion`` is set."""
         with log_failure():
             timeout_at = time.time() + self._timeout_seconds
-            batch = self._validate_batch(context)
+            batch = self._validate_rendered(context)
             context["ti"].xcom_push(key="batch", value=batch)
             if self.results_path is not None:
                 from airflow_wasabi_jobs.submitting.results_file import check_results_path
@@ -184,7 +202,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
         with log_failure():
             if is_trigger_timeout(next_method, next_kwargs):
-                file_jobs = self._create_file_jobs(self._validate_batch(context), is_resumed=True)
+                file_jobs = self._create_file_jobs(self._validate_rendered(context), is_resumed=True)
                 return self._finish(file_jobs, asyncio.run(self._poll_after_timeout(file_jobs)))
             return super().resume_execution(next_method, next_kwargs, context)
 
@@ -207,7 +225,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
         if "error" in event:
             raise deserialize_error(event["error"])
         file_jobs = self._create_file_jobs(
-            self._validate_batch(context),
+            self._validate_rendered(context),
             is_resumed=True,
             newest_before_try=datetime.fromisoformat(newest_before_try) if newest_before_try else None,
         )
@@ -406,12 +424,16 @@ class WasabiSubmitBatchOperator(BaseOperator):
             "done). Its jobs may still be running. Raise the timeout, or clear this task to continue."
         )
 
-    def _validate_batch(self, context: Context) -> str:
-        self.wasabi_conn_id = validate_id_argument(
-            "wasabi_conn_id", self.wasabi_conn_id, "connection id", task_id=self.task_id
-        )
-        batch = default_name(context["ti"]) if self.batch is None else self.batch
-        return str(self._validate_field("batch", batch))
+    def _validate_rendered(self, context: Context) -> str:
+        """Validate the templated arguments after they are rendered, and return the name of the batch."""
+        for field in _OTHER_FIELDS:
+            self._validate_other_field(field)
+        batch = self._validate_field("batch", default_name(context["ti"]) if self._has_default_batch else self.batch)
+        if batch is None:
+            raise ValueError(
+                f"batch of task {self.task_id!r} is None, but must be a non-empty string. {CHECK_UPSTREAM}"
+            )
+        return str(batch)
 
     def _validate_literal_arguments(self) -> None:
         """Validate what is known when the DAG file is parsed: not templates and XComArgs."""
@@ -419,18 +441,24 @@ class WasabiSubmitBatchOperator(BaseOperator):
             value = getattr(self, field)
             if isinstance(value, Mapping) and field != "services":
                 value = submissions.replace_templates(value)
-            if submissions.is_literal(value) and not (field == "batch" and value is None):
+            if submissions.is_literal(value):
                 self._validate_field(field, value)
         self._validate_literal_sources()
-        if submissions.is_literal(self.wasabi_conn_id):
-            validate_id_argument("wasabi_conn_id", self.wasabi_conn_id, "connection id", task_id=self.task_id)
-        for field, minimum, optional in (
-            ("max_unfinished_jobs", 1, True),
-            ("submit_concurrency", 1, False),
-            ("max_failures", 0, False),
-            ("max_error_count", 0, True),
-        ):
-            validate_integer(field, getattr(self, field), minimum=minimum, optional=optional, task_id=self.task_id)
+        for field in _OTHER_FIELDS:
+            if submissions.is_literal(getattr(self, field)):
+                self._validate_other_field(field)
+        refuse_templates(
+            self.task_id,
+            submit_concurrency=self.submit_concurrency,
+            fail_fast=self.fail_fast,
+            resubmit_failed=self.resubmit_failed,
+            fetch_metadata=self.fetch_metadata,
+            wait_for_completion=self.wait_for_completion,
+            deferrable=self.deferrable,
+            poke_interval=self.poke_interval,
+            timeout=self.timeout,
+        )
+        validate_integer("submit_concurrency", self.submit_concurrency, minimum=1, task_id=self.task_id)
         if self.fetch_metadata and self.results_path is None:
             raise ValueError(
                 f"fetch_metadata of task {self.task_id!r} needs results_path: the locations are in the results file."
@@ -452,6 +480,26 @@ class WasabiSubmitBatchOperator(BaseOperator):
                 literal = submissions.replace_templates(entry) if isinstance(entry, Mapping) else entry
                 if submissions.is_literal(literal) and not isinstance(literal, list | tuple):
                     submissions.parse_file(f"sources[{number}] {owner}", literal)
+
+    def _validate_other_field(self, field: str) -> None:
+        value = getattr(self, field)
+        match field:
+            case "max_failures":
+                value = validate_integer(field, value, minimum=0, task_id=self.task_id)
+            case "max_unfinished_jobs":
+                value = validate_optional_integer(field, value, minimum=1, task_id=self.task_id)
+            case "max_error_count":
+                value = validate_optional_integer(field, value, minimum=0, task_id=self.task_id)
+            case "results_path":
+                if value is not None and (not isinstance(value, str) or "://" not in value):
+                    raise ValueError(
+                        f"results_path of task {self.task_id!r} is {value!r}, but must be the URL of a file."
+                    )
+            case "source_conn_id" if value is None:
+                pass
+            case _:
+                value = validate_id_argument(field, value, "connection id", task_id=self.task_id)
+        setattr(self, field, value)
 
     def _validate_field(self, field: str, value: object) -> Any:
         return submissions.validate_field(field, value, owner=f" of task {self.task_id!r}")

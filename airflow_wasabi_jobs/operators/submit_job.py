@@ -15,12 +15,13 @@ from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import InvalidResponseError, NotFoundError, WasabiApiError
 from airflow_wasabi_jobs.links import WasabiResultLink
 from airflow_wasabi_jobs.log import LOG
-from airflow_wasabi_jobs.operators.default_name import default_name
+from airflow_wasabi_jobs.operators.default_name import default_name, default_name_template
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 from airflow_wasabi_jobs.waiting.arguments import (
+    refuse_templates,
     to_seconds,
     validate_id_argument,
-    validate_integer,
+    validate_optional_integer,
     validate_poke_interval,
     validate_seconds,
 )
@@ -29,7 +30,7 @@ from airflow_wasabi_jobs.waiting.status_log import log_failure
 from airflow_wasabi_jobs.waiting.wait import JobWait
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
     from airflow_wasabi_jobs.api.models import Job
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
@@ -42,6 +43,8 @@ LOOKUP_SECONDS, LOOKUP_INTERVAL_SECONDS = 30.0, 5.0
 RETRY_LOG_SECONDS = 60.0
 
 _FIELDS = ("name", "source", "destination", "services", "priority", "batch")
+# The other templated arguments.
+_OTHER_FIELDS = ("source_conn_id", "wasabi_conn_id", "max_error_count", "if_exists")
 _STATE_KEY = "wasabi_job"
 _DEFAULT_NAME_ADVICE = (
     "The arguments of the task have changed since the run began, such as the list that it is mapped over: start a new "
@@ -73,7 +76,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         and ``logo``; others are sent as given.
     :param name: name of the job, 1 to 256 characters, different for each file (str, templated). Default: made of
         ``[wasabi] job_name_prefix``, DAG id, task id, map index and run id, so that each task run has its own job.
-    :param priority: 1 to 10 (int). Default: 5.
+    :param priority: 1 to 10 (int, templated). Default: 5.
     :param batch: batch of the job, up to 256 characters (str, templated). Default: none.
     :param source_conn_id: id of a connection with the keys of a source outside Wasabi (str, templated): the access key
         is its ``login``, the secret key its ``password``. Default: the source is in Wasabi.
@@ -86,12 +89,13 @@ class WasabiSubmitJobOperator(BaseOperator):
     :param poke_interval: seconds between two polls (float or timedelta). Default: 60.
     :param timeout: seconds until the wait times out (float or timedelta). Default: ``[sensors] default_timeout``, which
         is 7 days.
-    :param max_error_count: how many errors a completed job may have (int). Default: None, for any number.
+    :param max_error_count: how many errors a completed job may have (int, templated). Default: None, for any number.
     :param fetch_metadata: whether the XCom includes the location of the result, as that of the sensor (bool). Default:
         False.
-    :param if_exists: what to do if a job with this name has completed: ``"reuse"`` its report, or ``"submit"`` a new
-        job. A job that failed or was cancelled is always submitted again. Default: ``"reuse"``.
-    :param kwargs: arguments of Airflow's ``BaseOperator``.
+    :param if_exists: what to do if a job with this name has completed (str, templated): ``"reuse"`` its report, or
+        ``"submit"`` a new job. A job that failed or was cancelled is always submitted again. Default: ``"reuse"``.
+    :param kwargs: arguments of Airflow's ``BaseOperator``. With ``do_xcom_push=False`` there is no report, but still
+        the XCom ``job_id``: a deferred task needs it to resume.
     :raises ValueError: if an argument is invalid; for a templated argument when the task runs.
     """
 
@@ -99,9 +103,12 @@ class WasabiSubmitJobOperator(BaseOperator):
         "source",
         "destination",
         "services",
+        "priority",
         "batch",
         "source_conn_id",
         "wasabi_conn_id",
+        "max_error_count",
+        "if_exists",
         # Last, so that its template can use the rendered fields: {{ task.source.object_key }}.
         "name",
     )
@@ -112,39 +119,41 @@ class WasabiSubmitJobOperator(BaseOperator):
     def __init__(
         self,
         *,
-        source: Mapping[str, str],
-        destination: Mapping[str, str],
-        services: Sequence[str] | Mapping[str, Any],
-        name: str | None = None,
-        priority: int = 5,
-        batch: str | None = None,
-        source_conn_id: str | None = None,
-        wasabi_conn_id: str = "wasabi_default",
+        source: Mapping[str, str | XComArg] | str | XComArg,
+        destination: Mapping[str, str | XComArg] | str | XComArg,
+        services: Iterable[str | XComArg] | Mapping[str, Any] | str | XComArg,
+        name: str | XComArg | None = None,
+        priority: int | str | XComArg = 5,
+        batch: str | XComArg | None = None,
+        source_conn_id: str | XComArg | None = None,
+        wasabi_conn_id: str | XComArg = "wasabi_default",
         wait_for_completion: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 60,
         timeout: timedelta | float | None = None,
-        max_error_count: int | None = None,
+        max_error_count: int | str | XComArg | None = None,
         fetch_metadata: bool = False,
-        if_exists: Literal["reuse", "submit"] = "reuse",
+        if_exists: str | XComArg = "reuse",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.name = name
-        self.source = source
-        self.destination = destination
-        self.services = services
-        self.priority = priority
-        self.batch = batch
-        self.source_conn_id = source_conn_id
-        self.wasabi_conn_id = wasabi_conn_id
+        # Templates and XComArgs until they are rendered.
+        self.name: Any = default_name_template() if name is None else name
+        self.source: Any = source
+        self.destination: Any = destination
+        self.services: Any = services
+        self.priority: Any = priority
+        self.batch: Any = batch
+        self.source_conn_id: Any = source_conn_id
+        self.wasabi_conn_id: Any = wasabi_conn_id
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.poke_interval = poke_interval
         self.timeout = timeout
-        self.max_error_count = max_error_count
+        self.max_error_count: Any = max_error_count
         self.fetch_metadata = fetch_metadata
-        self.if_exists = if_exists
+        self.if_exists: Any = if_exists
+        self._has_default_name = name is None
         self._validate_literal_arguments()
 
     @cached_property
@@ -158,7 +167,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         """Submit the job unless it exists, and wait for it if ``wait_for_completion`` is set."""
         timeout_at = time.time() + self._timeout_seconds
         with log_failure():
-            self._validate_conn_id()
+            self._validate_rendered()
             submission = self._build_submission(context)
             job_id = self._find_stored_job(context, submission) or self._submit_before_timeout(submission)
             self._store_job(context, submission, job_id)
@@ -173,7 +182,7 @@ class WasabiSubmitJobOperator(BaseOperator):
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
         with log_failure():
-            self._validate_conn_id()
+            self._validate_rendered()
             if is_trigger_timeout(next_method, next_kwargs):
                 wait = self._create_wait(self._find_deferred_job(context))
                 return wait.poll_after_timeout(wait.poll)
@@ -218,9 +227,9 @@ class WasabiSubmitJobOperator(BaseOperator):
 
     def _build_submission(self, context: Context) -> dict[str, Any]:
         fields = {field: getattr(self, field) for field in _FIELDS}
-        if self.name is None:
+        if self._has_default_name:
             fields["name"] = default_name(context["ti"])
-        elif not submissions.is_literal(self.name) or "MappedArgument(" in str(self.name):
+        elif isinstance(self.name, str) and (not submissions.is_literal(self.name) or "MappedArgument(" in self.name):
             raise ValueError(
                 f"name of task {self.task_id!r} is {self.name!r}, which still contains a template after rendering."
             )
@@ -357,7 +366,9 @@ class WasabiSubmitJobOperator(BaseOperator):
         """Return the id of an existing job. Raise ``ValueError`` if it is not for what the task submits."""
         name = submission["name"]
         if difference := submissions.find_difference(submission, job):
-            advice = "Use a unique name for each file, or omit name." if self.name is not None else _DEFAULT_NAME_ADVICE
+            advice = (
+                _DEFAULT_NAME_ADVICE if self._has_default_name else "Use a unique name for each file, or omit name."
+            )
             raise ValueError(
                 f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
                 f"{advice}"
@@ -392,24 +403,42 @@ class WasabiSubmitJobOperator(BaseOperator):
             value = getattr(self, field)
             if isinstance(value, Mapping) and field != "services":
                 value = submissions.replace_templates(value)
-            if submissions.is_literal(value) and not (field == "name" and value is None):
+            if submissions.is_literal(value):
                 self._validate_field(field, value)
-        if submissions.is_literal(self.wasabi_conn_id):
-            self._validate_conn_id()
-        if self.if_exists not in {"reuse", "submit"}:
-            raise ValueError(
-                f"if_exists of task {self.task_id!r} is {self.if_exists!r}, but must be 'reuse' or 'submit'."
-            )
-        validate_integer("max_error_count", self.max_error_count, minimum=0, optional=True, task_id=self.task_id)
+        for field in _OTHER_FIELDS:
+            if submissions.is_literal(getattr(self, field)):
+                self._validate_other_field(field)
+        refuse_templates(
+            self.task_id,
+            wait_for_completion=self.wait_for_completion,
+            deferrable=self.deferrable,
+            poke_interval=self.poke_interval,
+            timeout=self.timeout,
+            fetch_metadata=self.fetch_metadata,
+        )
         validate_seconds("poke_interval", self.poke_interval, task_id=self.task_id)
         validate_poke_interval(to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)
         if self.timeout is not None:
             validate_seconds("timeout", self.timeout, task_id=self.task_id)
 
-    def _validate_conn_id(self) -> None:
-        self.wasabi_conn_id = validate_id_argument(
-            "wasabi_conn_id", self.wasabi_conn_id, "connection id", task_id=self.task_id
-        )
+    def _validate_rendered(self) -> None:
+        """Validate the templated arguments that are not part of the submission, after they are rendered."""
+        for field in _OTHER_FIELDS:
+            self._validate_other_field(field)
+
+    def _validate_other_field(self, field: str) -> None:
+        value = getattr(self, field)
+        match field:
+            case "max_error_count":
+                value = validate_optional_integer(field, value, minimum=0, task_id=self.task_id)
+            case "if_exists":
+                if value not in ("reuse", "submit"):
+                    raise ValueError(f"{field} of task {self.task_id!r} is {value!r}, but must be 'reuse' or 'submit'.")
+            case "source_conn_id" if value is None:
+                pass
+            case _:
+                value = validate_id_argument(field, value, "connection id", task_id=self.task_id)
+        setattr(self, field, value)
 
     def _validate_field(self, field: str, value: object) -> Any:
         return submissions.validate_field(field, value, owner=f" of task {self.task_id!r}")

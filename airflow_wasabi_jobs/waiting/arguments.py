@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from airflow_wasabi_jobs.api.ids import validate_id
+from airflow_wasabi_jobs.api.rendered import text_advice, to_integer
+from airflow_wasabi_jobs.api.submissions import is_literal
 
 CHECK_UPSTREAM = "If it comes from a template or XCom, check what the upstream task returned."
 
@@ -16,17 +18,39 @@ def validate_id_argument(field: str, value: object, kind: str, *, task_id: str) 
     try:
         return validate_id(value, kind)
     except ValueError as error:
-        advice = "Pass its ['job_id']." if isinstance(value, Mapping) and "job_id" in value else CHECK_UPSTREAM
-        raise ValueError(f"{field} of task {task_id!r} {error}. {advice}") from None
+        if isinstance(value, Mapping) and "job_id" in value:
+            advice = " Pass its ['job_id']."
+        else:
+            advice = text_advice(value) or f" {CHECK_UPSTREAM}"
+        raise ValueError(f"{field} of task {task_id!r} {error}.{advice}") from None
 
 
-def validate_integer(field: str, value: object, *, minimum: int, optional: bool, task_id: str) -> None:
-    """Raise ``ValueError`` unless a value is an integer of at least ``minimum``, or None if it is optional."""
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        allowed = f"{'None or ' if optional else ''}an integer of at least {minimum}"
-        raise ValueError(f"{field} of task {task_id!r} is {value!r}, but must be {allowed}.")
+def validate_integer(field: str, value: object, *, minimum: int, task_id: str) -> int:
+    """Return an integer of at least ``minimum``, also from its text. Raise ``ValueError`` for anything else."""
+    number = to_integer(value)
+    if number is None or number < minimum:
+        raise ValueError(f"{field} of task {task_id!r} is {value!r}, but must be an integer of at least {minimum}.")
+    return number
+
+
+def validate_optional_integer(field: str, value: object, *, minimum: int, task_id: str) -> int | None:
+    """Return None or an integer of at least ``minimum``, also from its text."""
+    number = to_integer(value)
+    if value is not None and (number is None or number < minimum):
+        raise ValueError(
+            f"{field} of task {task_id!r} is {value!r}, but must be None or an integer of at least {minimum}."
+        )
+    return number
+
+
+def refuse_templates(task_id: str | None, **arguments: object) -> None:
+    """Raise ``ValueError`` if an argument that is not templated is a template or the XCom of another task."""
+    for field, value in arguments.items():
+        if not is_literal(value) and not isinstance(value, timedelta):
+            raise ValueError(
+                f"{field} of task {task_id!r} is {value!r}, but it is not templated. Pass a value that is known when "
+                "the DAG file is parsed."
+            )
 
 
 def to_seconds(duration: timedelta | float) -> float:

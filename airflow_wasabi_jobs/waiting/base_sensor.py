@@ -20,18 +20,30 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
+from airflow_wasabi_jobs.api.submissions import is_literal
 from airflow_wasabi_jobs.log import LOG
-from airflow_wasabi_jobs.waiting.arguments import validate_id_argument, validate_poke_interval
+from airflow_wasabi_jobs.waiting.arguments import refuse_templates, validate_id_argument, validate_poke_interval
 from airflow_wasabi_jobs.waiting.deferring import defer_until, is_trigger_timeout
 from airflow_wasabi_jobs.waiting.status_log import log_failure
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.triggers.base import BaseTrigger
 
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
     from airflow_wasabi_jobs.waiting.wait import Wait
 
+# The arguments of Airflow's sensors that change a wait. Airflow takes any text for true.
+_AIRFLOW_ARGUMENTS = (
+    "poke_interval",
+    "timeout",
+    "mode",
+    "soft_fail",
+    "never_fail",
+    "silent_fail",
+    "exponential_backoff",
+    "max_wait",
+)
 # A factor of 2**62 exceeds any max_wait, and a float cannot hold many more.
 _MAX_BACKOFF_POKES = 64
 
@@ -51,16 +63,24 @@ class WasabiBaseSensor(BaseSensorOperator):
     """
 
     def __init__(
-        self, *, wasabi_conn_id: str, deferrable: bool, post_execute: Callable[..., None] | None = None, **kwargs: Any
+        self,
+        *,
+        wasabi_conn_id: str | XComArg,
+        deferrable: bool,
+        post_execute: Callable[..., None] | None = None,
+        **kwargs: Any,
     ) -> None:
+        given = {**(kwargs.get("default_args") or {}), **kwargs}
+        arguments = {name: given[name] for name in _AIRFLOW_ARGUMENTS if name in given}
+        refuse_templates(kwargs.get("task_id"), deferrable=deferrable, **arguments)
         super().__init__(post_execute=post_execute, **kwargs)
         # Airflow keeps the function in a private attribute.
         self.has_post_execute = post_execute is not None
-        self.wasabi_conn_id = wasabi_conn_id
+        self.wasabi_conn_id: Any = wasabi_conn_id
         self.deferrable = deferrable
         # The event of the trigger, until a poke reads it.
         self._event: dict[str, Any] | None = None
-        if wasabi_conn_id is None or isinstance(wasabi_conn_id, str):
+        if is_literal(wasabi_conn_id):
             self._validate_id("wasabi_conn_id", wasabi_conn_id, "connection id")
         validate_poke_interval(self.poke_interval, deferrable=deferrable, task_id=self.task_id)
 

@@ -81,6 +81,13 @@ def test_valid_field(field, value):
     [
         ("source", {**SOURCE, "region": None, "endpoint": None}, SOURCE),
         ("source", MappingProxyType(SOURCE), SOURCE),
+        # Native rendering of a template such as "{{ ds_nodash }}".
+        ("name", 20260101, "20260101"),
+        ("batch", 0, "0"),
+        ("source", {"bucket": 2024, "object_key": -5}, {"bucket": "2024", "object_key": "-5"}),
+        ("destination", {"bucket": 2024, "region": 1}, {"bucket": "2024", "region": "1"}),
+        ("priority", "5", 5),
+        ("priority", " 10\n", 10),
         ("services", ["ocr"], {"ocr": ""}),
         ("services", ("s2t", "ocr", "s2t"), {"s2t": "", "ocr": ""}),
         ("services", {"ocr", "face"}, {"ocr": "", "face": ""}),
@@ -92,7 +99,7 @@ def test_valid_field(field, value):
 def test_equivalent_values(field, value, expected):
     sent = validate_field(field, value)
     assert sent == expected
-    assert type(sent) is dict
+    assert type(sent) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -104,20 +111,18 @@ def test_equivalent_values(field, value, expected):
         ("name", " \n", r"LABEL is ' \n', but must be a non-empty string"),
         ("name", "None", "LABEL is 'None', but must be a non-empty string"),
         ("name", " None ", "LABEL is ' None ', but must be a non-empty string"),
-        ("name", 5, "LABEL is 5, but must be a non-empty string"),
         ("name", ["a job"], "LABEL is ['a job'], but must be a non-empty string"),
         ("name", 257 * "a", "LABEL has 257 characters, but at most 256 are allowed"),
         # batch
         ("batch", "", "LABEL is '', but must be a non-empty string"),
         ("batch", "\t", r"LABEL is '\t', but must be a non-empty string"),
         ("batch", "None", "LABEL is 'None', but must be a non-empty string"),
-        ("batch", 5, "LABEL is 5, but must be a non-empty string"),
         ("batch", False, "LABEL is False, but must be a non-empty string"),
         ("batch", 257 * "a", "LABEL has 257 characters, but at most 256 are allowed"),
         # priority
         *(
             ("priority", value, f"LABEL is {value!r}, but must be an integer from 1 to 10")
-            for value in (None, 0, 11, -1, True, False, 1.5, 5.0, "5", "", "None", [5])
+            for value in (None, 0, 11, -1, True, False, 1.5, 5.0, "5.0", "11", "", "None", [5])
         ),
         # source and destination
         *(
@@ -146,7 +151,7 @@ def test_equivalent_values(field, value, expected):
                 ("destination", DESTINATION, ("bucket", "region")),
             )
             for name in field_names
-            for value in ("", " ", "None", 5, True, ["a"], {})
+            for value in ("", " ", "None", 1.5, True, ["a"], {})
         ),
         *(
             (field, {**base, name: "x"}, f"Unknown key {name!r} in LABEL. Allowed: {', '.join(known)}.")
@@ -228,6 +233,23 @@ def test_keys_are_rejected_and_not_shown(field, base, name):
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("value", [1.1, True, (1, 2), [1], {"a": 1}, {1}, b"a", 1j])
+@pytest.mark.parametrize("field", ["name", "batch", "bucket", "object_key", "region", "endpoint"])
+def test_value_of_native_rendering_that_is_not_its_text_is_explained(field, value):
+    with pytest.raises(ValueError, match=r"but must be a non-empty string.*the cause is render_template_as_native_obj"):
+        if field in {"name", "batch"}:
+            validate_field(field, value)
+        else:
+            validate_field("source", {**SOURCE, field: value})
+
+
+@pytest.mark.parametrize("value", ["", " ", "None"])
+def test_empty_string_is_not_explained_by_native_rendering(value):
+    with pytest.raises(ValueError) as caught:
+        validate_field("batch", value)
+    assert "native" not in str(caught.value)
+
+
 def test_long_name_is_truncated_in_the_message():
     with pytest.raises(ValueError) as caught:
         validate_field("name", "the beginning" + 300 * "x")
@@ -256,6 +278,8 @@ STATEMENT = "{% if params.bucket %}a{% endif %}"
         [],
         ["ocr", "s2t"],
         ("ocr",),
+        {"ocr"},
+        frozenset({"ocr"}),
         {},
         SOURCE,
         {"logo": {"config": {"labels": ["a", {"b": None}]}}},
@@ -275,10 +299,11 @@ def test_literal_is_literal(value):
         lambda value: [value],
         lambda value: ["ocr", value],
         lambda value: ("ocr", value),
+        lambda value: {"ocr", value},
         lambda value: [["ocr"], [value]],
         lambda value: [{"ocr": value}],
     ],
-    ids=["value", "list", "list with a literal", "tuple", "nested lists", "dict in a list"],
+    ids=["value", "list", "list with a literal", "tuple", "set", "nested lists", "dict in a list"],
 )
 def test_template_is_not_literal(within, unknown):
     assert not is_literal(within(unknown))

@@ -1,8 +1,8 @@
 """
 One part of a task that submits a batch, in a process of its own as in a worker or a triggerer.
 
-Reads the part as a line of JSON: to execute the task, to run its trigger, or to resume with its event. Prints its end and
-what it cost as a line of JSON.
+Reads the part as a line of JSON: to execute the task, to run its trigger, or to resume with its event. Prints its end
+and what it cost as a line of JSON.
 """
 
 from __future__ import annotations
