@@ -1,4 +1,4 @@
-"""Run the DAG of the demo against the emulator, and print what happens."""
+"""Run the DAGs of the demo against the emulator, and print what happens."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from airflow_wasabi_jobs.api.models import JobStatus
 from airflow_wasabi_jobs.demo.airflow_run import DAG_FILE
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.emulator.server import ACCESS_KEY, SECRET_KEY
 
 TIMEOUT_SECONDS = 180.0
+LIBRARY = "library"
 # The expected exception of each task, or None for success.
 EXPECTED_OUTCOMES = {
     "analyse_interview": None,
@@ -29,6 +33,8 @@ EXPECTED_OUTCOMES = {
     "submit_clips[1]": None,
     "wait_for_clips": "WasabiBatchFailed",
     "wait_for_archive": "WasabiJobCancelled",
+    "analyse_library": "WasabiBatchFailed",
+    "analyse_library (cleared)": None,
 }
 INTRODUCTION = """\
 This demo runs a DAG with Airflow {airflow}. The DAG submits Wasabi AiR jobs to an emulator and waits for them.
@@ -38,11 +44,14 @@ No account is needed. In the emulator, the name of a job controls how it ends. T
   submit_clips       submits jobs completes-clip and fails-clip as a batch, without waiting
   wait_for_clips     waits for the batch
   wait_for_archive   waits for job cancels-archive, which the emulator creates at the first request
+  analyse_library    submits 200 files as a batch and waits for it; three of them fail the first time
+                     Then the demo clears this task, which submits only these three files again
 
 Setting up a temporary Airflow; this takes a few seconds ..."""
 FINISH = """\
 All tasks ended as expected. The XCom of analyse_interview contains the location of the result.
 wait_for_clips and wait_for_archive failed at once, because a job that failed or was cancelled is not retried.
+analyse_library submitted {library_jobs} jobs in all: one for each file, and one more for each of the three that failed.
 
 Next steps:
   - See it in the Airflow UI:              make airflow
@@ -70,7 +79,8 @@ def main() -> int:
             airflow.kill()
             airflow.wait()
         if outcomes == EXPECTED_OUTCOMES:
-            _print(FINISH.format(emulator=_path_of("wasabi-air-emulator")))
+            library_jobs = sum(name.startswith(f"{LIBRARY}/") for name in emulator.job_names)
+            _print(FINISH.format(emulator=_path_of("wasabi-air-emulator"), library_jobs=library_jobs))
             return 0
         _print((home / "airflow.log").read_text(errors="replace"))
     _print("\nThe demo failed: not all tasks ended as expected. The output of Airflow is above.")
@@ -104,6 +114,7 @@ def _print_progress(airflow: subprocess.Popen[bytes], url: str, event_file: Path
     """Print changes of jobs and tasks as they happen, and return the outcome of each task."""
     outcomes: dict[str, str | None] = {}
     statuses: dict[str, str] = {}
+    library_before: Counter[str] = Counter()
     events_read = 0
     started_at = time.monotonic()
     deadline = started_at + TIMEOUT_SECONDS
@@ -116,7 +127,13 @@ def _print_progress(airflow: subprocess.Popen[bytes], url: str, event_file: Path
         started_at = started_at if statuses or not jobs else time.monotonic()
         seconds = time.monotonic() - started_at
         lines: list[tuple[float, str]] = []
+        library = Counter(job["Status"] for job in jobs if job.get("Batch") == LIBRARY)
+        if library and library != library_before:
+            lines.append((time.time(), f"{seconds:6.1f} s  jobs  {_describe_library(library)}"))
+            library_before = library
         for job in jobs:
+            if job.get("Batch") == LIBRARY:
+                continue
             if statuses.get(job["Id"]) != job["Status"]:
                 at = 0.0 if job["Id"] in statuses else datetime.fromisoformat(job["Created"]).timestamp()
                 statuses[job["Id"]] = job["Status"]
@@ -136,7 +153,17 @@ def _print_progress(airflow: subprocess.Popen[bytes], url: str, event_file: Path
 
 def _list_jobs(url: str) -> Iterator[dict[str, Any]]:
     keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
-    yield from requests.get(f"{url}/jobs", headers=keys, params={"pageSize": "100"}, timeout=5).json()["Records"]
+    for number in count(1):
+        page = {"pageSize": "100", "pageNumber": str(number)}
+        records = requests.get(f"{url}/jobs", headers=keys, params=page, timeout=5).json()["Records"]
+        yield from records
+        if len(records) < 100:
+            return
+
+
+def _describe_library(statuses: Counter[str]) -> str:
+    counts = ", ".join(f"{statuses[status]} {status}" for status in JobStatus if statuses[status])
+    return f"{LIBRARY:<19}  {counts}"
 
 
 def _describe_outcome(event: dict[str, Any], seconds: float) -> str:

@@ -1,25 +1,35 @@
-"""The Airflow of the demo: a new database, and one run of the DAG, in a separate process."""
+"""The Airflow of the demo: a new database, and the runs of its DAGs, in a separate process."""
 
 from __future__ import annotations
 
 import json
 import os
 import runpy
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+LIBRARY_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 DAG_FILE = Path(__file__).parent / "dags" / "wasabi_demo.py"
 
 
 def main() -> None:
-    """Run the DAG once."""
+    """Run the first DAG once, and the second one again after it was cleared."""
     from airflow.utils.db import initdb
 
     initdb()
     _pass_exceptions_to_callbacks()
     with Path(os.environ["WASABI_DEMO_EVENTS"]).open("a") as file:
         file.write(json.dumps({"ready": True}) + "\n")
-    runpy.run_path(str(DAG_FILE))["dag"].test()
+    dags = runpy.run_path(str(DAG_FILE))
+    os.environ["WASABI_DEMO_RUN"] = ""
+    dags["dag"].test()
+    # A run of the same date clears the tasks of the first one.
+    date = {"execution_date" if version("apache-airflow").startswith("2.") else "logical_date": LIBRARY_DATE}
+    dags["library_dag"].test(**date)
+    os.environ["WASABI_DEMO_RUN"] = " (cleared)"
+    dags["library_dag"].test(**date)
 
 
 def _pass_exceptions_to_callbacks() -> None:

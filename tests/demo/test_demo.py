@@ -38,11 +38,18 @@ def test_prints_each_job_and_the_outcome_of_its_task() -> None:
         "task submit_clips[1] success XCom: ",
         "job fails-clip failed",
         "task wait_for_clips failed WasabiBatchFailed: Batch 'clips' (connection 'wasabi_default'): 1 job failed",
-        "more than max_failures=0: s3://media/fails-clip.mp4 (job ",
+        "more than max_failures=0: media/fails-clip.mp4 (job ",
         ", INTERNAL_ERROR). Not retried.",
         "job cancels-archive submitted",
         "job cancels-archive cancelled",
         "task wait_for_archive failed WasabiJobCancelled: Job 'cancels-archive'",
+        "jobs library 200 submitted",
+        "task analyse_library failed WasabiBatchFailed: Batch 'library' (connection 'wasabi_default'): 3 of 200 files",
+        "media/fails-once-000.mp4 (job ",
+        "Clear this task to submit these files again",
+        "3 submitted, 197 completed, 3 failed",
+        "task analyse_library (cleared) success XCom: {'batch': 'library', 'files': 200, 'counts': {'completed': 200}",
+        "analyse_library submitted 203 jobs in all",
     ]
     assert "task submit_clips[0] success XCom: " in output
     assert [text for text in expected_order if text not in output] == []

@@ -134,6 +134,15 @@ class Emulator:
         """Return all jobs with this name."""
         return list(self.get("/jobs", name=name, pageSize="100")["Records"])
 
+    def files_of_batch(self, batch: str) -> list[str]:
+        """Return the file of each job of a batch."""
+        files: list[str] = []
+        while page := self.get("/jobs", batch=batch, pageSize="100", pageNumber=str(len(files) // 100 + 1))["Records"]:
+            files += [job["Source"]["ObjectKey"] for job in page]
+            if len(page) < 100:
+                break
+        return files
+
 
 class Airflow:
     """

@@ -1,4 +1,4 @@
-"""The DAG of the demo: a file, then a batch of two files, then a job that exists already."""
+"""The DAGs of the demo: a file, a batch of two files and a job that exists already; then a library of 200 files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
+from airflow_wasabi_jobs.operators import WasabiSubmitBatchOperator, WasabiSubmitJobOperator
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor, WasabiJobSensor
 
 
@@ -20,7 +20,7 @@ def write_event(context: Any) -> None:
     ti, error = context["ti"], context.get("exception")
     event = {
         "at": time.time(),
-        "task": ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]",
+        "task": (ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]") + os.environ["WASABI_DEMO_RUN"],
         "xcom": None if error else ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index),
         "error": error and type(error).__name__,
         "message": error and str(error),
@@ -31,11 +31,9 @@ def write_event(context: Any) -> None:
 
 ANALYSIS = {"destination": {"bucket": "results", "region": "us-east-1"}, "services": ["ocr", "s2t"]}
 
-with DAG(
-    dag_id="wasabi_demo",
-    schedule=None,
-    start_date=datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
-    default_args={
+DAG_ARGUMENTS: dict[str, Any] = {
+    "start_date": datetime(2025, 1, 1),  # noqa: DTZ001 - Airflow takes it as UTC
+    "default_args": {
         "poke_interval": 1,
         # A job that failed or was cancelled is final, so the demo shows no retry.
         "retries": 2,
@@ -43,7 +41,9 @@ with DAG(
         "on_success_callback": write_event,
         "on_failure_callback": write_event,
     },
-) as dag:
+}
+
+with DAG(dag_id="wasabi_demo", schedule=None, **DAG_ARGUMENTS) as dag:
     analyse_interview = WasabiSubmitJobOperator(
         task_id="analyse_interview",
         name="completes-interview",
@@ -65,3 +65,12 @@ with DAG(
     wait_for_archive = WasabiJobSensor(task_id="wait_for_archive", job_id="cancels-archive", trigger_rule="all_done")
 
     analyse_interview >> submit_clips >> wait_for_clips >> wait_for_archive
+
+with DAG(dag_id="wasabi_demo_library", schedule=None, **DAG_ARGUMENTS) as library_dag:
+    WasabiSubmitBatchOperator(
+        task_id="analyse_library",
+        batch="library",
+        sources=[f"s3://media/{'fails-once-' if number < 3 else ''}{number:03}.mp4" for number in range(200)],
+        **ANALYSIS,  # type: ignore[arg-type] # one dict for arguments of several types
+        deferrable=True,
+    )
