@@ -108,6 +108,8 @@ class AccountScript:
     def __call__(self, connection: ServerConnection) -> bytes | None:
         path, _, query = connection.request.target.partition("?")
         *_, job_id, kind = path.split("/")
+        if job_id == "jobs":
+            return json_response({"Id": kind, "Status": self.jobs[kind].final_status})
         if kind == "jobs":
             return self._list(self.lists.pop() if self.lists else "empty", parse_qs(query)["status"][0], connection)
         if kind == "errors":
