@@ -4,4 +4,5 @@ from __future__ import annotations
 
 import logging
 
-LOG = logging.getLogger("airflow_wasabi_jobs")
+# Below airflow.task, because Airflow 2 gives that logger a level and handlers of its own.
+LOG = logging.getLogger("airflow.task.wasabi_jobs")

@@ -28,6 +28,7 @@ from airflow_wasabi_jobs.api.endpoints import Request
 from airflow_wasabi_jobs.api.models import JobStatus, JobSummary
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor
 from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
 
@@ -330,7 +331,7 @@ class TestLog:
 
         def run(mode: str, *stages: Jobs, **arguments: Any) -> list[str]:
             wait_for(mode, JobListResponses(*stages), max_failures=9, **arguments)
-            lines = [record.getMessage() for record in caplog.records if record.name == "airflow_wasabi_jobs"]
+            lines = [record.getMessage() for record in caplog.records if record.name == LOG.name]
             return [line.removeprefix("Batch '2026-11': ") for line in lines if "waiting in " not in line]
 
         return run

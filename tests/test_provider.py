@@ -55,6 +55,7 @@ class TestProviderInfo:
         assert get_provider_info()["connection-types"] == [CONNECTION_TYPE]
 
     def test_airflow_knows_the_options(self):
+        ProvidersManager().initialize_providers_configuration()
         assert conf.get("wasabi", "job_name_prefix") == ""  # without a fallback
 
     def test_listed_modules_exist(self):

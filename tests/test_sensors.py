@@ -28,6 +28,7 @@ from wait_runner import MODES, defer, run_wait
 
 from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.waiting import wait
 
@@ -390,6 +391,10 @@ every_missing_error_code = pytest.mark.parametrize(
 )
 
 
+def warnings_in(caplog: Any) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == LOG.name and r.levelno >= logging.WARNING]
+
+
 @every_mode
 class TestErrorCode:
     @at_first_and_later_poll
@@ -446,7 +451,9 @@ class TestErrorCode:
         with pytest.raises(WasabiJobFailed) as caught:
             wait_for(mode, *before, status_response("failed", 3), ERRORS, JOB)
 
-        assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [str(caught.value)]
+        assert [r.getMessage() for r in caplog.records if r.name == LOG.name and r.levelname == "ERROR"] == [
+            str(caught.value)
+        ]
 
     @at_first_and_later_poll
     @pytest.mark.parametrize("flag", ["soft_fail", "never_fail"])
@@ -456,7 +463,9 @@ class TestErrorCode:
         with pytest.raises(AirflowSkipException) as caught:
             wait_for(mode, *before, status_response("failed", 3), ERRORS, JOB, **{flag: True})
 
-        assert [r.getMessage() for r in caplog.records if r.levelname in {"WARNING", "ERROR"}] == [str(caught.value)]
+        assert [r.getMessage() for r in caplog.records if r.name == LOG.name and r.levelno >= logging.WARNING] == [
+            str(caught.value)
+        ]
         assert "media/monday.mp4" in str(caught.value)
 
     def test_unavailable_error_code_is_logged(self, wait_for: Any, monkeypatch: Any, caplog: Any, mode: str) -> None:
@@ -648,7 +657,7 @@ class TestDeferrable:
             sensor.execute({"ti": ti})
 
         at = r"times out at \d{4}-\d\d-\d\d \d\d:\d\d UTC\."
-        first_line = next(r.getMessage() for r in caplog.records if r.name == "airflow_wasabi_jobs")
+        first_line = next(r.getMessage() for r in caplog.records if r.name == LOG.name)
         assert re.fullmatch(rf"Job '12345': waiting in {place}; polling every 60 s; {at}", first_line)
 
     def test_timeout_message_names_the_error_of_the_last_poll(self, set_connection: Any) -> None:
@@ -671,7 +680,7 @@ class TestDeferrable:
         with pytest.raises(TaskDeferred):
             sensor.resume_execution("execute_complete", {"event": error}, {})
 
-        lines = [record.getMessage() for record in caplog.records if record.name == "airflow_wasabi_jobs"]
+        lines = [record.getMessage() for record in caplog.records if record.name == LOG.name]
         silenced, deferred, outage, deferred_again, silenced_event, *_ = lines
         assert silenced.endswith("Still waiting because silent_fail is set.")
         assert deferred.startswith("Job '12345': waiting in the triggerer; polling every 60 s; times out at ")

@@ -27,6 +27,7 @@ from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.api.models import Source
 from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.operators import WasabiSubmitBatchOperator
 from airflow_wasabi_jobs.operators.default_name import default_name
 from airflow_wasabi_jobs.polling import Subscription
@@ -677,7 +678,7 @@ class TestProgress:
         with serve(BatchAccount(polls_to_finish=4)):
             run_try(run, mode, sources=numbered(5))
 
-        lines = [record.getMessage() for record in caplog.records if record.name == "airflow_wasabi_jobs"]
+        lines = [record.getMessage() for record in caplog.records if record.name == LOG.name]
         assert any(re.match(r"Batch '2026-11': 5 of 5 files submitted, [\d,]+ per minute\.", line) for line in lines)
         assert "Batch '2026-11': 0 of 5 files done." in lines
         place = "the triggerer" if mode == "deferrable" else "a worker"

@@ -17,6 +17,7 @@ from wait_runner import first_event, in_triggerer, serialized_and_loaded
 from airflow_wasabi_jobs import triggers
 from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.polling import Subscription
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 
@@ -206,7 +207,7 @@ def test_trigger_logs_the_wait_and_reads_the_connection_once(
         set_connection(server.url)
         run_trigger(trigger())
 
-    lines = [record.getMessage()[:27] for record in caplog.records if record.name == "airflow_wasabi_jobs"]
+    lines = [record.getMessage()[:27] for record in caplog.records if record.name == LOG.name]
     assert lines == [
         "Job '12345': status in_prog",
         "Job '12345': API not respon",
