@@ -20,6 +20,7 @@ from airflow_wasabi_jobs.api.models import DEFAULT_PRIORITY, Destination, JobSta
 from airflow_wasabi_jobs.api.pages import Pages
 from airflow_wasabi_jobs.api.settings import Settings, build_settings
 from airflow_wasabi_jobs.get_provider_info import get_provider_info
+from airflow_wasabi_jobs.results import DEFAULT_MAX_BYTES, read_result
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -133,6 +134,28 @@ class WasabiJobsHook(BaseHook):
         :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
         return self._send(endpoints.get_job_metadata(_validate_job_id(job_id)))
+
+    def get_job_result(
+        self, job_id: str, *, storage_conn_id: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    ) -> dict[str, Any]:
+        """
+        Read the result of a completed job. It is read as a whole and may be large: do not return it from a task.
+
+        :param job_id: the job's id (str).
+        :param storage_conn_id: id of the connection to the storage of the result (str): of the type ``aws``, with
+            ``endpoint_url`` and ``region_name`` in its extra. Needs the package ``airflow-wasabi-jobs[s3]``. Default:
+            the credentials of the environment.
+        :param max_bytes: size of the largest file that is read, in bytes (int). Default: 100 MiB.
+        :return: the content of the file, with ``job_id``, ``message`` and ``message_payload``.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises NotFoundError: if the location of the result is not available, as in :meth:`get_job_metadata`.
+        :raises ResultReadError: if the file is missing, too large or not JSON, or the storage rejects the request.
+        :raises ConnectionConfigError: if the connection to the storage does not exist.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
+        """
+        metadata = self.get_job_metadata(job_id)
+        secrets = () if storage_conn_id is None else self._read_storage_keys(storage_conn_id)
+        return read_result(metadata, conn_id=storage_conn_id, secrets=secrets, max_bytes=max_bytes)
 
     def list_jobs(
         self,
@@ -333,6 +356,19 @@ class WasabiJobsHook(BaseHook):
                 "secret key as password, in ASCII and without white space."
             )
         return access_key, secret_key
+
+    def _read_storage_keys(self, conn_id: str) -> tuple[str | None, ...]:
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise _connection_not_found(
+                f"{conn_id!r} (storage_conn_id)",
+                conn_id,
+                "Add it with the type aws, keys that may read the bucket, endpoint_url and region_name.",
+            ) from error
+        extra = connection.extra_dejson
+        keys_in_extra = (extra.get(name) for name in ("aws_secret_access_key", "aws_session_token"))
+        return connection.login, connection.password, *keys_in_extra
 
     def _read_settings(self, name: str | None = None) -> Settings:
         try:

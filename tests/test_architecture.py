@@ -34,6 +34,7 @@ LAYERS = [
     "waiting",
     "polling",
     "hooks",
+    "results",
     "exceptions",
     "emulator",
     "api",
