@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,10 @@ def database() -> None:
 
 
 def run(
-    monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...] = ()
+    monkeypatch: Any, file: str, speed: float, started_jobs: tuple[str, ...] = (), **behaviour: Any
 ) -> tuple[str, dict[Any, Any], list[str]]:
     """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
-    with AirEmulator(speed=speed) as emulator:
+    with AirEmulator(speed=speed, **behaviour) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
         for job_id in started_jobs:
             keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": SECRET_KEY}
@@ -97,6 +100,24 @@ def test_batch(monkeypatch: Any) -> None:
         submit_state, job_id = tasks[("submit", number)]
         assert submit_state == "success"
         assert path.endswith(f"/{job_id}/{name}_metadata.json")
+
+
+def test_pipeline(monkeypatch: Any, tmp_path: Path) -> None:
+    database = tmp_path / "results.db"
+    monkeypatch.setenv("AIRFLOW_CONN_RESULTS_DB", json.dumps({"conn_type": "sqlite", "host": str(database)}))
+    results = (tmp_path / "results").as_uri()
+    state, tasks, _ = run(monkeypatch, "example_wasabi_pipeline.py", speed=1000, results=results)
+
+    assert state == "success"
+    assert [tasks[("process.load", number)] for number in range(2)] == [("success", 2)] * 2
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT job_id, object_key, service, findings FROM wasabi_services").fetchall()
+    assert sorted(row[:3] for row in rows) == sorted(
+        (tasks[("process.analyse", number)][1]["job_id"], key, service)
+        for number, key in enumerate(["interviews/monday.mp4", "interviews/tuesday.mp4"])
+        for service in ("air_ocr", "air_s2t")
+    )
+    assert all(json.loads(row[3])["findings"][0]["text"] for row in rows)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
-    with AirEmulator() as emulator, log.open("w") as output:
+    with AirEmulator(results=(home / "results").as_uri()) as emulator, log.open("w") as output:
         _print("Starting Airflow; this takes up to a minute ...")
         airflow = subprocess.Popen(  # noqa: S603 - the Airflow of this environment
             [str(BIN / "airflow"), "standalone"],
@@ -77,6 +78,7 @@ def _environment(home: Path, dags: Path, port: int, emulator: AirEmulator) -> di
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONN_WASABI_DEFAULT": emulator.connection_uri,
+        "AIRFLOW_CONN_RESULTS_DB": json.dumps({"conn_type": "sqlite", "host": str(home / "results.db")}),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

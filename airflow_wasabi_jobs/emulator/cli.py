@@ -62,7 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
         "--storage-options",
         metavar="JSON",
         type=_json_object,
-        default={},
         help="the arguments of the file system of fsspec that writes the results",
     )
     parser.add_argument(

@@ -64,7 +64,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     lost_answers: Annotated[int, msgspec.Meta(ge=0)] = 0
     result_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     results: str | None = None
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] | None = None
     loose_filters: bool = False
     seed: int = 0
 
@@ -270,7 +270,7 @@ class _Api:
         self._writer = (
             None
             if behaviour.results is None
-            else ResultWriter(behaviour.results, behaviour.storage_options, behaviour.result_after_seconds)
+            else ResultWriter(behaviour.results, behaviour.storage_options or {}, behaviour.result_after_seconds)
         )
         self._clock = clock
 
