@@ -12,6 +12,7 @@ import msgspec
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api import batches, endpoints, submissions
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError, ConnectionConfigError, WasabiApiError
@@ -63,7 +64,7 @@ class WasabiJobsHook(BaseHook):
         :raises ConnectionConfigError: if the connection does not exist or cannot be used.
         """
         if self._client is None:
-            self._client = JobsClient(self._read_settings())
+            self._client = JobsClient(self._read_settings(), metrics.count_request)
         return self._client
 
     def get_job_status(self, job_id: str) -> JobReport:
@@ -260,7 +261,9 @@ class WasabiJobsHook(BaseHook):
             submission = msgspec.structs.replace(submission, source_access_key=access_key, source_secret_key=secret_key)
         for service in sorted(submission.services.keys() - submissions.KNOWN_SERVICES):
             self.log.info("Service %r is unknown to this release and is sent as given.", service)
-        return self._send(endpoints.submit_job(submission))
+        job = self._send(endpoints.submit_job(submission))
+        metrics.count("submissions")
+        return job
 
     async def aread_settings(self) -> Settings:
         """
@@ -429,7 +432,7 @@ def _validate_job_id(job_id: str) -> str:
 
 
 async def _send_async(settings: Settings, request: endpoints.Request[T]) -> T:
-    async with AsyncJobsClient(settings) as client:
+    async with AsyncJobsClient(settings, metrics.count_request) as client:
         return await client.send(request)
 
 

@@ -36,6 +36,7 @@ LAYERS = [
     "hooks",
     "results",
     "exceptions",
+    "metrics",
     "emulator",
     "api",
     "get_provider_info",

@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_wasabi_jobs import metrics
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
     from airflow.triggers.base import BaseTrigger
@@ -35,6 +37,7 @@ def defer_until(
         poke_interval,
         datetime.fromtimestamp(timeout_at, UTC).strftime("%Y-%m-%d %H:%M"),
     )
+    metrics.count("deferred_waits")
     task.defer(
         trigger=trigger,
         method_name="execute_complete",

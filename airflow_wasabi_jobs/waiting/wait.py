@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError, deserialize_error
 from airflow_wasabi_jobs.waiting.outcomes import XCom, batch_outcome, job_outcome
 from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_status
@@ -60,6 +61,7 @@ class Wait(ABC):
         :raises AirflowFailException: the failure of what it waits for.
         :raises WasabiApiError: a permanent error.
         """
+        metrics.count("polls")
         return self._tolerate_transient_errors(self._poll)
 
     def read_event(self, event: dict[str, Any] | str) -> XCom | None:
@@ -276,7 +278,7 @@ class BatchWait(Wait):
         def get_errors(job: FailedJob) -> JobErrors | Exception:
             try:
                 # A client for each thread, because sessions of requests are not thread-safe.
-                return JobsClient(settings).send(endpoints.get_job_errors(job.job_id))
+                return JobsClient(settings, metrics.count_request).send(endpoints.get_job_errors(job.job_id))
             except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
                 return error
 

@@ -24,6 +24,7 @@ from airflow_installation import (
     Storage,
 )
 from secrets_search import find_keys
+from statsd_receiver import StatsdReceiver
 
 import airflow_wasabi_jobs
 
@@ -78,7 +79,13 @@ def another_emulator(folder: Path) -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
-def airflow(folder: Path, emulator: Emulator, storage: Storage) -> Iterator[Airflow]:
+def statsd() -> Iterator[StatsdReceiver]:
+    with StatsdReceiver() as statsd:
+        yield statsd
+
+
+@pytest.fixture(scope="session")
+def airflow(folder: Path, emulator: Emulator, storage: Storage, statsd: StatsdReceiver) -> Iterator[Airflow]:
     # The tests use the installed package, not the source folder.
     assert airflow_installation.BIN.parent in Path(airflow_wasabi_jobs.__file__).parents
     assert "site-packages" in airflow_wasabi_jobs.__file__
@@ -98,6 +105,7 @@ def airflow(folder: Path, emulator: Emulator, storage: Storage) -> Iterator[Airf
         ),
         "AIRFLOW_CONN_RESULTS_DB": json.dumps({"conn_type": "sqlite", "host": str(folder / "results.db")}),
         "E2E_CALLBACKS": str(folder / "callbacks"),
+        **statsd.environment,
     }
     dags = folder / "dags"
     shutil.copytree(DAGS, dags, dirs_exist_ok=True)

@@ -7,11 +7,17 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from airflow_installation import Airflow
+from statsd_receiver import StatsdReceiver
 
 
-def test_results_in_s3_become_rows_of_a_table(airflow: Airflow, folder: Path) -> None:
-    run_id = airflow.trigger("example_wasabi_pipeline", storage_conn_id="wasabi_s3")
+@pytest.fixture(scope="module")
+def run_id(airflow: Airflow) -> str:
+    return airflow.trigger("example_wasabi_pipeline", storage_conn_id="wasabi_s3")
+
+
+def test_results_in_s3_become_rows_of_a_table(airflow: Airflow, run_id: str, folder: Path) -> None:
     state = airflow.finish("example_wasabi_pipeline", run_id)
 
     assert state == "success", airflow.states("example_wasabi_pipeline", run_id)
@@ -24,3 +30,15 @@ def test_results_in_s3_become_rows_of_a_table(airflow: Airflow, folder: Path) ->
         for service in ("air_ocr", "air_s2t")
     )
     assert all(json.loads(row[3])["findings"][0]["text"] for row in rows)
+
+
+def test_metrics_of_workers_and_triggerer(airflow: Airflow, run_id: str, statsd: StatsdReceiver) -> None:
+    airflow.finish("example_wasabi_pipeline", run_id)
+    statsd.receive()
+
+    # From workers.
+    assert statsd.counters["submissions"] >= 2
+    assert statsd.counters["deferred_waits"] >= 2
+    # From the triggerer.
+    assert len(statsd.timings["deferred_wait.completed"]) >= 2
+    assert statsd.counters["requests.succeeded"] > statsd.counters["submissions"]
