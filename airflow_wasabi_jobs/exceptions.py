@@ -24,9 +24,11 @@ The exceptions of this package.
     │   └── ServerError            * 5xx, 408, 425
     └── InvalidResponseError         the response is not what the API documents
 
+    ResultReadError                  the file of a result is missing or cannot be read
+
 The first three are final, because the status of a finished job does not change: Airflow does not retry them, and
-``soft_fail=True`` skips the task. A :class:`WasabiApiError` fails the task with its retries, and ``soft_fail`` does not
-skip it. The errors with a ``*`` are transient and do not end a wait.
+``soft_fail=True`` skips the task. A :class:`WasabiApiError` or a :class:`ResultReadError` fails the task with
+its retries, and ``soft_fail`` does not skip it. The errors with a ``*`` are transient and do not end a wait.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitError",
     "RedirectError",
+    "ResultReadError",
     "ServerError",
     "TlsError",
     "WasabiApiError",
@@ -83,3 +86,7 @@ class WasabiJobCancelled(AirflowFailException):
 
 class WasabiBatchFailed(AirflowFailException):
     """More jobs of the batch failed or were cancelled than ``max_failures`` allows."""
+
+
+class ResultReadError(Exception):
+    """The result of a job cannot be read: its file is missing, too large or not JSON, or access is denied."""

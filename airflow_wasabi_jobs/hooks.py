@@ -7,20 +7,23 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api import batches, endpoints, submissions
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError, ConnectionConfigError, WasabiApiError
 from airflow_wasabi_jobs.api.ids import validate_id
 from airflow_wasabi_jobs.api.models import DEFAULT_PRIORITY, Destination, JobStatus, Source, Submission
 from airflow_wasabi_jobs.api.pages import Pages
-from airflow_wasabi_jobs.api.settings import Settings, build_settings
+from airflow_wasabi_jobs.api.settings import Settings, build_settings, is_loopback
 from airflow_wasabi_jobs.get_provider_info import get_provider_info
 from airflow_wasabi_jobs.log import LOG
+from airflow_wasabi_jobs.results import DEFAULT_MAX_BYTES, read_result
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -63,7 +66,7 @@ class WasabiJobsHook(BaseHook):
         :raises ConnectionConfigError: if the connection does not exist or cannot be used.
         """
         if self._client is None:
-            self._client = JobsClient(self.read_settings())
+            self._client = JobsClient(self.read_settings(), metrics.count_request)
         return self._client
 
     def get_job_status(self, job_id: str) -> JobReport:
@@ -134,6 +137,32 @@ class WasabiJobsHook(BaseHook):
         :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
         """
         return self._send(endpoints.get_job_metadata(_validate_job_id(job_id)))
+
+    def get_job_result(
+        self, job_id: str, *, storage_conn_id: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    ) -> dict[str, Any]:
+        """
+        Read the result of a completed job. It is read as a whole and may be large: do not return it from a task.
+
+        :param job_id: the job's id (str).
+        :param storage_conn_id: id of the connection to the storage of the result (str): of the type ``aws``, with
+            ``endpoint_url`` and ``region_name`` in its extra. Needs the package ``airflow-wasabi-jobs[s3]``. Default:
+            the credentials of the environment.
+        :param max_bytes: size of the largest file that is read, in bytes (int). Default: 100 MiB.
+        :return: the content of the file, with ``job_id``, ``message`` and ``message_payload``.
+        :raises ValueError: if ``job_id`` cannot be a job id.
+        :raises NotFoundError: if the location of the result is not available, as in :meth:`get_job_metadata`.
+        :raises ResultReadError: if the file is missing, too large or not JSON, or the storage rejects the request.
+        :raises ConnectionConfigError: if the connection to the storage does not exist.
+        :raises WasabiApiError: if the request fails, as in :meth:`get_job_status`.
+        """
+        metadata = self.get_job_metadata(job_id)
+        secrets = () if storage_conn_id is None else self._read_storage_keys(storage_conn_id)
+        # Only an emulator on the same machine has its results in local files.
+        is_local = is_loopback(urlsplit(self.get_conn().settings.base_url).hostname or "")
+        return read_result(
+            metadata, conn_id=storage_conn_id, secrets=secrets, max_bytes=max_bytes, allow_local_files=is_local
+        )
 
     def list_jobs(
         self,
@@ -228,7 +257,9 @@ class WasabiJobsHook(BaseHook):
             batch=batch,
             source_conn_id=source_conn_id,
         )
-        return self._send(endpoints.submit_job(submission))
+        job = self._send(endpoints.submit_job(submission))
+        metrics.count("submissions")
+        return job
 
     def build_submission(
         self,
@@ -378,6 +409,19 @@ class WasabiJobsHook(BaseHook):
             )
         return access_key, secret_key
 
+    def _read_storage_keys(self, conn_id: str) -> tuple[str | None, ...]:
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise _connection_not_found(
+                f"{conn_id!r} (storage_conn_id)",
+                conn_id,
+                "Add it with the type aws, keys that may read the bucket, endpoint_url and region_name.",
+            ) from error
+        extra = connection.extra_dejson
+        keys_in_extra = (extra.get(name) for name in ("aws_secret_access_key", "aws_session_token"))
+        return connection.login, connection.password, *keys_in_extra
+
     def _to_settings(self, connection: Connection, name: str | None = None) -> Settings:
         if connection.conn_type and connection.conn_type != self.conn_type:
             LOG.warning(
@@ -431,7 +475,7 @@ def _validate_job_id(job_id: str) -> str:
 
 
 async def _send_async(settings: Settings, request: endpoints.Request[T]) -> T:
-    async with AsyncJobsClient(settings) as client:
+    async with AsyncJobsClient(settings, metrics.count_request) as client:
         return await client.send(request)
 
 

@@ -6,11 +6,13 @@ import asyncio
 import importlib
 import random
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError, serialize_error
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.waiting.status_log import HEARTBEAT_SECONDS, StatusLog, describe_job_status
@@ -92,7 +94,7 @@ class WasabiJobTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll at each interval, and yield one event."""
         # The subscription ends before the event: Airflow may never resume the generator after it.
-        yield await self._wait()
+        yield await _measure(self._wait())
 
     async def _wait(self) -> TriggerEvent:
         await _import_lazy_modules()
@@ -208,7 +210,7 @@ class WasabiBatchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll at each interval, and yield one event."""
-        yield await self._wait()
+        yield await _measure(self._wait())
 
     async def _wait(self) -> TriggerEvent:
         await _import_lazy_modules()
@@ -224,6 +226,7 @@ class WasabiBatchTrigger(BaseTrigger):
             while True:
                 poke_count += 1
                 await asyncio.sleep(_next_interval(self, poke_count))
+                metrics.count("polls")
                 try:
                     report = await subscription.send_all(
                         batches.poll_batch(
@@ -302,7 +305,7 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll at each interval, and yield one event."""
-        yield await self._wait()
+        yield await _measure(self._wait())
 
     async def _wait(self) -> TriggerEvent:
         await _import_lazy_modules()
@@ -326,11 +329,29 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
         return TriggerEvent({"batch": self.batch})
 
 
+async def _measure(wait: Coroutine[Any, Any, TriggerEvent]) -> TriggerEvent:
+    """Return the event of a wait, and record how long it took by its outcome."""
+    started_at = time.monotonic()
+    event = await wait
+    match event.payload:
+        case {"error": _}:
+            outcome = "error"
+        case {"status": status}:
+            outcome = status
+        case {"batch": _}:
+            outcome = "finished"
+        case _:
+            outcome = "completed"
+    metrics.record_duration(f"deferred_wait.{outcome}", time.monotonic() - started_at)
+    return event
+
+
 async def _import_lazy_modules() -> None:
-    """Import in a thread what takes longer than the event loop may be blocked."""
+    """Do in a thread what takes longer than the event loop may be blocked."""
     if not sys.modules.keys() >= _LAZY_MODULES:
         for module in _LAZY_MODULES:
             await asyncio.to_thread(importlib.import_module, module)
+        await asyncio.to_thread(metrics.find_stats)
 
 
 def _validate_intervals(poke_interval: float, max_wait: float | None) -> None:

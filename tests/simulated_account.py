@@ -19,6 +19,7 @@ import msgspec
 
 from airflow_wasabi_jobs.api import endpoints
 from airflow_wasabi_jobs.api.client.connection_errors import connection_error
+from airflow_wasabi_jobs.api.client.observer import Observer
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError, RateLimitError, WasabiApiError
 from airflow_wasabi_jobs.api.responses import Response, parse_response
 from airflow_wasabi_jobs.api.settings import Settings
@@ -204,9 +205,10 @@ class SimulatedClient:
 
     :param account: the account.
     :param settings: the settings of the client.
+    :param observe: as that of ``AsyncJobsClient``. Nothing is reported.
     """
 
-    def __init__(self, account: SimulatedAccount, settings: Settings) -> None:
+    def __init__(self, account: SimulatedAccount, settings: Settings, observe: Observer | None = None) -> None:
         self.account = account
         self._settings = settings
         self._is_open = False

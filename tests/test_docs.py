@@ -121,3 +121,15 @@ def test_every_option_of_the_emulator_is_in_the_reference(capsys: pytest.Capture
 
     page = (DOCS / "reference" / "emulator.md").read_text()
     assert set(re.findall(r"`(--[a-z-]+)`", page)) == options
+
+
+def test_every_metric_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "metrics.md").read_text()
+    source = "".join(path.read_text() for path in (ROOT / "airflow_wasabi_jobs").rglob("*.py"))
+    counters = set(re.findall(r'metrics\.count\("(\w+)"', source))
+    outcomes = set(re.findall(r'return "(\w+)"', (ROOT / "airflow_wasabi_jobs/api/client/observer.py").read_text()))
+
+    assert "polls" in counters
+    assert "rate_limited" in outcomes
+    expected = counters | {f"requests.{outcome}" for outcome in {*outcomes, "succeeded"}}
+    assert [name for name in sorted(expected) if f"| `wasabi_jobs.{name}` | counter |" not in page] == []

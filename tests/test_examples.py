@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,9 +41,11 @@ def database() -> None:
     initdb()
 
 
-def run(monkeypatch: Any, file: Path, **conf: Any) -> tuple[str, dict[Any, Any], list[str]]:
+def run(
+    monkeypatch: Any, file: Path, behaviour: dict[str, Any] | None = None, **conf: Any
+) -> tuple[str, dict[Any, Any], list[str]]:
     """Run the DAG, and return its state, the state and XCom of each task, and the labels of mapped tasks."""
-    with AirEmulator(speed=20) as emulator:
+    with AirEmulator(speed=20, **(behaviour or {})) as emulator:
         uri = f"{emulator.connection_uri}?console_url={quote(CONSOLE_URL, safe='')}"
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", uri)
         dag_run = runpy.run_path(str(file))["dag"].test(run_conf=conf)
@@ -125,6 +130,25 @@ def test_batch(monkeypatch: Any) -> None:
         submit_state, job_id = tasks[("submit", number)]
         assert submit_state == "success"
         assert path.endswith(f"/{job_id}/{name}_metadata.json")
+
+
+@pytest.mark.usefixtures("fast_polls")
+def test_pipeline(monkeypatch: Any, tmp_path: Path) -> None:
+    database = tmp_path / "results.db"
+    monkeypatch.setenv("AIRFLOW_CONN_RESULTS_DB", json.dumps({"conn_type": "sqlite", "host": str(database)}))
+    results = (tmp_path / "results").as_uri()
+    state, tasks, _ = run(monkeypatch, EXAMPLE_DAGS / "example_wasabi_pipeline.py", behaviour={"results": results})
+
+    assert state == "success"
+    assert [tasks[("process.load", number)] for number in range(2)] == [("success", 2)] * 2
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT job_id, object_key, service, findings FROM wasabi_services").fetchall()
+    assert sorted(row[:3] for row in rows) == sorted(
+        (tasks[("process.analyse", number)][1]["job_id"], key, service)
+        for number, key in enumerate(["interviews/monday.mp4", "interviews/tuesday.mp4"])
+        for service in ("air_ocr", "air_s2t")
+    )
+    assert all(json.loads(row[3])["findings"][0]["text"] for row in rows)
 
 
 @pytest.mark.usefixtures("fast_polls")

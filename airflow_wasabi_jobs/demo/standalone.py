@@ -60,10 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     home.mkdir(parents=True, exist_ok=True)
     log = home / "standalone.log"
-    with AirEmulator() as emulator, log.open("w") as output:
+    with AirEmulator(results=(home / "results").as_uri()) as emulator, log.open("w") as output:
         _print("Starting Airflow; this takes about a minute ...")
         environment = _environment(home, dags, port)
-        if not _add_connection(home, environment, emulator, output):
+        if not _add_connections(home, environment, emulator, output):
             _print(log.read_text(errors="replace"))
             _print("\nAirflow could not create its database and the connection. Its output is above.")
             return 1
@@ -91,10 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
     return int(failed)
 
 
-def _add_connection(home: Path, environment: dict[str, str], emulator: AirEmulator, output: IO[str]) -> bool:
-    """Store the connection in the database of Airflow, because the UI does not show connections of variables."""
+def _add_connections(home: Path, environment: dict[str, str], emulator: AirEmulator, output: IO[str]) -> bool:
+    """Store the connections in the database of Airflow, because the UI does not show connections of variables."""
     file = home / "connections.json"
-    file.write_text(json.dumps({"wasabi_default": emulator.connection_uri}))
+    connections = {
+        "wasabi_default": emulator.connection_uri,
+        # Of an example.
+        "results_db": {"conn_type": "sqlite", "host": str(home / "results.db")},
+    }
+    file.write_text(json.dumps(connections))
     commands = ["db", "migrate"], ["connections", "import", "--overwrite", str(file)]
     return all(
         subprocess.run(  # noqa: S603 - the Airflow of this environment

@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import Any
 
+import msgspec
+
 from airflow_wasabi_jobs.emulator.server import (
     ACCESS_KEY,
     OPEN_WARNING,
@@ -61,6 +63,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="seconds at speed 1 from a job's completion until the location of its result is available",
     )
     parser.add_argument(
+        "--results",
+        metavar="URL",
+        help="write the result of each completed job below this URL, such as file:///tmp/results; s3:// writes to the "
+        "destination bucket itself",
+    )
+    parser.add_argument(
+        "--storage-options",
+        metavar="JSON",
+        type=_json_object,
+        help="the arguments of the file system of fsspec that writes the results",
+    )
+    parser.add_argument(
         "--loose-filters",
         action="store_true",
         help="match the filters batch and name as case-insensitive substrings",
@@ -97,6 +111,14 @@ async def _serve(behaviour: Behaviour, host: str, port: int, log_request: Any) -
         warning = f" {OPEN_WARNING}" if is_open(url) else ""
         _print(f"Wasabi AiR emulator listening on {url} ({keys}). Press Ctrl-C to stop.{warning}")
         await stop.wait()
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        # The value may hold secrets, and argparse shows it after any other error.
+        raise argparse.ArgumentTypeError(f"must be a JSON object: {error}") from None
 
 
 def _print(line: str) -> None:

@@ -175,11 +175,11 @@ class EmulatedJob(msgspec.Struct, frozen=True):
         """Return the job as ``GET /jobs/{Id}`` shows it."""
         return {**self.list_record(now), "Services": msgspec.to_builtins(self.definition.services)}
 
-    def result_path(self) -> str:
-        """Return the location of the result."""
+    def result_path(self, root: str = "s3://") -> str:
+        """Return the location of the result: the bucket is the first part of the path below the root."""
         day = datetime.fromtimestamp(self.created_at, UTC).strftime("%Y_%m_%d")
         name = PurePosixPath(self.definition.source.object_key).stem
-        return f"s3://{self.definition.destination.bucket}/jobs/{day}/{self.job_id}/{name}_metadata.json"
+        return f"{root}{self.definition.destination.bucket}/jobs/{day}/{self.job_id}/{name}_metadata.json"
 
 
 class EmulatedJobs:

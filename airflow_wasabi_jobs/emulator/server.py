@@ -21,6 +21,7 @@ from aiohttp import web
 
 from airflow_wasabi_jobs.api.models import JobStatus
 from airflow_wasabi_jobs.emulator.jobs import Definition, EmulatedJob, EmulatedJobs
+from airflow_wasabi_jobs.emulator.results import ResultWriter, validate_url
 
 ACCESS_KEY = "emulator-access-key"
 SECRET_KEY = "emulator-secret-key"  # noqa: S105 - opens nothing but the emulator
@@ -47,6 +48,11 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         is closed (int). Default: 0.
     :param result_after_seconds: seconds at speed 1 from the completion of a job until the location of its result is
         available (float). Default: 0.
+    :param results: URL below which the result of each completed job is written (str), such as ``file:///tmp/results``.
+        The destination bucket of the job is the first part of the path below it, so ``s3://`` writes to the bucket
+        itself. Folders and buckets are created. Default: no result is written.
+    :param storage_options: arguments of the file system of fsspec that writes the results (dict), such as
+        ``{"endpoint_url": "http://127.0.0.1:9000"}`` for ``s3://``. Default: none.
     :param loose_filters: whether the filters ``batch`` and ``name`` of the list match any part, in upper and lower case
         (bool). Default: False.
     :param seed: seed of the random choice of errors (int). Default: 0.
@@ -60,6 +66,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     rate_limit_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 0
     lost_answers: Annotated[int, msgspec.Meta(ge=0)] = 0
     result_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    results: str | None = None
+    storage_options: dict[str, Any] | None = None
     loose_filters: bool = False
     seed: int = 0
 
@@ -73,6 +81,14 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             for name in ("lost_answers", "result_after_seconds", "loose_filters"):
                 if getattr(self, name):
                     raise ValueError(f"{name} has no effect with error_rate 1, because every response is an error.")
+        if self.results is not None:
+            validate_url(self.results)
+        elif self.storage_options:
+            raise ValueError("storage_options has no effect without results.")
+
+    def __repr__(self) -> str:
+        # The keys and the storage options are secrets.
+        return "Behaviour(...)"
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
@@ -104,8 +120,8 @@ class AirEmulator:
     :param host: address to listen on (str). Default: ``127.0.0.1``.
     :param port: port to listen on (int). Default: 0, for a free one.
     :param behaviour: the parameters of ``Behaviour``: ``access_key``, ``secret_key``, ``speed``, ``latency_ms``,
-        ``error_rate``, ``rate_limit_per_minute``, ``lost_answers``, ``result_after_seconds``, ``loose_filters`` and
-        ``seed``. They are those of the command ``wasabi-air-emulator``.
+        ``error_rate``, ``rate_limit_per_minute``, ``lost_answers``, ``result_after_seconds``, ``results``,
+        ``storage_options``, ``loose_filters`` and ``seed``. They are those of the command ``wasabi-air-emulator``.
     :raises ValueError: if a parameter is unknown or invalid, or has no effect together with the others.
     """
 
@@ -220,6 +236,7 @@ def create_application(
     app.router.add_get("/jobs/{job_id:[^/]+}/status", api.status)
     app.router.add_get("/jobs/{job_id:[^/]+}/errors", api.errors)
     app.router.add_get("/jobs/{job_id:[^/]+}/metadata", api.metadata)
+    app.on_cleanup.append(api.close)
     return app
 
 
@@ -289,7 +306,16 @@ class _Api:
         self._jobs = jobs
         self._matches = _contains if behaviour.loose_filters else operator.eq
         self._result_after_seconds = behaviour.result_after_seconds
+        self._writer = (
+            None
+            if behaviour.results is None
+            else ResultWriter(behaviour.results, behaviour.storage_options or {}, behaviour.result_after_seconds)
+        )
         self._clock = clock
+
+    async def close(self, _: web.Application) -> None:
+        if self._writer:
+            await self._writer.close()
 
     async def list(self, request: web.Request) -> web.Response:
         query = msgspec.convert(dict(request.query), _ListQuery, strict=False)
@@ -306,6 +332,7 @@ class _Api:
 
     async def submit(self, request: web.Request) -> web.Response:
         job = self._jobs.submit(msgspec.json.decode(await request.read(), type=Definition))
+        self._schedule_result(job)
         return _json({"Job": job.record(self._clock())})
 
     async def job(self, request: web.Request) -> web.Response:
@@ -314,6 +341,7 @@ class _Api:
     async def status(self, request: web.Request) -> web.Response:
         self._jobs.find_or_create(request.match_info["job_id"])
         job, now = self._find(request), self._clock()
+        self._schedule_result(job)
         return _json({"Id": job.job_id, "Status": job.status(now).value, "ErrorCount": job.error_count(now)})
 
     async def errors(self, request: web.Request) -> web.Response:
@@ -332,15 +360,21 @@ class _Api:
         job = self._find(request)
         if not job.has_result(self._clock(), self._result_after_seconds):
             raise _NotFoundError
+        if self._writer and (error := await self._writer.write(job)):
+            return _error(500, "INTERNAL_ERROR", error)
         record = job.list_record(self._clock())
         return _json(
             {
                 "Id": job.job_id,
                 "UserId": record["UserId"],
                 "Destination": record["Destination"],
-                "DestinationPath": job.result_path(),
+                "DestinationPath": self._writer.path_of(job) if self._writer else job.result_path(),
             }
         )
+
+    def _schedule_result(self, job: EmulatedJob) -> None:
+        if self._writer:
+            self._writer.schedule(job, self._clock())
 
     def _find(self, request: web.Request) -> EmulatedJob:
         job = self._jobs.find(request.match_info["job_id"])

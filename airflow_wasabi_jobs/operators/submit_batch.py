@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseOperator, conf
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api import submissions
 from airflow_wasabi_jobs.api.exceptions import deserialize_error
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
@@ -348,6 +349,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
         if seconds_left <= 0:
             raise self._timeout_error(file_jobs)
         self._log_start("the triggerer", file_jobs, timeout_at)
+        metrics.count("deferred_waits")
         newest = file_jobs.newest_before_try
         rejections = list(file_jobs.rejections.items())[:MAX_STORED_REJECTIONS]
         self.defer(

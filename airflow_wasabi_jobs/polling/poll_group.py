@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError
 from airflow_wasabi_jobs.polling.job_lists import UnfinishedJobLists
 from airflow_wasabi_jobs.polling.poll import Poll, set_exception, set_result
@@ -99,6 +100,7 @@ class PollGroup:
         for poll in polls:
             if not poll.result.done():
                 polls_by_job.setdefault(poll.job_id, []).append(poll)
+        metrics.count("polls", sum(map(len, polls_by_job.values())))
 
         async def send_page(request: Request[list[JobSummary]]) -> list[JobSummary] | WasabiApiError:
             try:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Coroutine, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api.client import AsyncJobsClient
 from airflow_wasabi_jobs.polling.poll import Poll, set_exception, to_raise
 from airflow_wasabi_jobs.polling.poll_group import PollGroup
@@ -101,7 +102,7 @@ class Poller:
 
     async def _run(self) -> None:
         try:
-            async with AsyncJobsClient(self.account) as client:
+            async with AsyncJobsClient(self.account, metrics.count_request) as client:
                 requests = RequestQueue(client, self.account)
                 self._opened.set_result((requests, StatusRequests(requests, self._start_task)))
                 try:

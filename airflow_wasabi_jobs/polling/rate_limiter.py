@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api.exceptions import RateLimitError, WasabiApiError
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 5.0, 15 * 60.0
@@ -31,6 +32,7 @@ class RateLimiter:
         loop = asyncio.get_running_loop()
         if self._not_paused.is_set():
             self._pauses_in_a_row += 1
+            metrics.count("rate_limit_pauses")
         backoff = MIN_PAUSE_SECONDS * 2 ** min(self._pauses_in_a_row - 1, 10)
         pause = min(backoff if error.retry_after is None else error.retry_after, MAX_PAUSE_SECONDS)
         if loop.time() + pause > self._paused_until:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import tenacity
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api import endpoints
 from airflow_wasabi_jobs.api.client.retries import is_transient
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError
@@ -201,6 +202,7 @@ class BatchRun:
                 submission.name,
                 job.name,
             )
+        metrics.count("submissions")
         self._file_jobs.record_submission(number, job)
         self._record_progress()
 

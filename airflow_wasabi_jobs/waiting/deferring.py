@@ -6,6 +6,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_wasabi_jobs import metrics
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
     from airflow.triggers.base import BaseTrigger
@@ -30,6 +32,7 @@ def defer_until(
     if seconds_left <= 0:
         raise wait.timeout_error()
     wait.log_start("the triggerer", poke_interval, timeout_at)
+    metrics.count("deferred_waits")
     task.defer(
         trigger=trigger,
         method_name="execute_complete",

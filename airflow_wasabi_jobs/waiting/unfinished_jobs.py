@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api import batches
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError
 from airflow_wasabi_jobs.api.models import JobStatus
@@ -53,6 +54,7 @@ async def wait_for_unfinished_jobs(wait: UnfinishedJobs, subscription: Subscript
     failures_before: int | None = None
     while True:
         await asyncio.sleep(poke_interval)
+        metrics.count("polls")
         try:
             is_over = not await subscription.send_all(
                 batches.has_more_unfinished_jobs(wait.batch, wait.max_unfinished_jobs)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
+from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError, deserialize_error
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.waiting.outcomes import XCom, batch_outcome, job_outcome
@@ -62,6 +63,7 @@ class Wait(ABC):
         :raises AirflowFailException: the failure of what it waits for.
         :raises WasabiApiError: a permanent error.
         """
+        metrics.count("polls")
         return self._tolerate_transient_errors(self._poll)
 
     def read_event(self, event: dict[str, Any]) -> XCom | None:
@@ -325,7 +327,8 @@ class BatchWait(Wait):
         def add_error_code(job: FailedJob) -> FailedJob:
             try:
                 # A client for each request, because sessions of requests are not thread-safe.
-                errors = JobsClient(settings).send(endpoints.get_job_errors(job.job_id))
+                client = JobsClient(settings, metrics.count_request)
+                errors = client.send(endpoints.get_job_errors(job.job_id))
             except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
                 LOG.warning("%s: could not retrieve the failure reason of job %r. %s", self.subject, job.job_id, error)
                 return job

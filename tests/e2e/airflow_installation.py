@@ -45,6 +45,8 @@ SECRET_KEY = "e2e/Secret+Key=of-the-emulator/0002"
 NEW_SECRET_KEY = "e2e/Secret+Key=after-the-change/0003"
 SOURCE_ACCESS_KEY = "AKIA-E2E-OF-THE-SOURCE-0004"
 SOURCE_SECRET_KEY = "e2e/Secret+Key=of-the-source/0005"
+STORAGE_ACCESS_KEY = "AKIA-E2E-OF-THE-STORAGE-0006"
+STORAGE_SECRET_KEY = "e2e/Secret+Key=of-the-storage/0007"
 
 
 def until(condition: Callable[[], Any], description: str | Callable[[], str], timeout: float = RUN_TIMEOUT) -> Any:
@@ -92,21 +94,54 @@ class Process:
         self.kill()
 
 
-class Emulator:
-    """``wasabi-air-emulator`` on a port that stays the same after a restart."""
+class Storage:
+    """An S3 server."""
 
-    def __init__(self, folder: Path, secret_key: str = SECRET_KEY) -> None:
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [str(BIN / "moto_server"), "--host", "127.0.0.1", "--port", str(port)]
+        self.process = Process(command, dict(os.environ), folder / "storage.log", folder)
+        try:
+            until(self._is_listening, "listening", 30)
+        except BaseException:
+            self.process.stop()
+            raise
+
+    def _is_listening(self) -> bool:
+        assert self.process.is_alive(), self.process.log.read_text()
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(self.url, timeout=10).ok
+        return False
+
+
+class Emulator:
+    """
+    ``wasabi-air-emulator`` on a port that stays the same after a restart.
+
+    With a storage, it writes the results of its jobs there.
+    """
+
+    def __init__(self, folder: Path, storage: Storage | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
-        self.start(secret_key)
+        self._options = ["--results", "s3://"] if storage else []
+        self._environment = dict(os.environ)
+        if storage:
+            self._environment |= {
+                "AWS_ENDPOINT_URL": storage.url,
+                "AWS_ACCESS_KEY_ID": STORAGE_ACCESS_KEY,
+                "AWS_SECRET_ACCESS_KEY": STORAGE_SECRET_KEY,
+            }
+        self.start()
 
     def start(self, secret_key: str = SECRET_KEY) -> None:
         self.secret_key = secret_key
         keys = ["--access-key", ACCESS_KEY, "--secret-key", secret_key]
         self.process = Process(
-            [str(BIN / "wasabi-air-emulator"), "--port", str(self.port), "--verbose", *keys],
-            dict(os.environ),
+            [str(BIN / "wasabi-air-emulator"), "--port", str(self.port), "--verbose", *keys, *self._options],
+            self._environment,
             self._folder / f"emulator-{self.port}.log",
             self._folder,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,14 +19,19 @@ from airflow_installation import (
     SECRET_KEY,
     SOURCE_ACCESS_KEY,
     SOURCE_SECRET_KEY,
+    STORAGE_ACCESS_KEY,
+    STORAGE_SECRET_KEY,
     Airflow,
     Emulator,
+    Storage,
 )
 from secrets_search import find_keys
+from statsd_receiver import StatsdReceiver
 
 import airflow_wasabi_jobs
 
 DAGS = Path(__file__).parent / "dags"
+EXAMPLE = Path(__file__).parent.parent.parent / "example_dags" / "example_wasabi_pipeline.py"
 LINES_SHOWN = {"processes": 60, "tasks": 15}
 _FOLDER = pytest.StashKey[Path]()
 
@@ -59,8 +65,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 
 
 @pytest.fixture(scope="session")
-def emulator(folder: Path) -> Iterator[Emulator]:
-    emulator = Emulator(folder)
+def storage(folder: Path) -> Iterator[Storage]:
+    storage = Storage(folder)
+    yield storage
+    storage.process.stop()
+
+
+@pytest.fixture(scope="session")
+def emulator(folder: Path, storage: Storage) -> Iterator[Emulator]:
+    emulator = Emulator(folder, storage)
     yield emulator
     emulator.process.stop()
 
@@ -73,7 +86,13 @@ def another_emulator(folder: Path) -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="session")
-def airflow(folder: Path, emulator: Emulator) -> Iterator[Airflow]:
+def statsd() -> Iterator[StatsdReceiver]:
+    with StatsdReceiver() as statsd:
+        yield statsd
+
+
+@pytest.fixture(scope="session")
+def airflow(folder: Path, emulator: Emulator, storage: Storage, statsd: StatsdReceiver) -> Iterator[Airflow]:
     # The tests use the installed package, not the source folder.
     assert airflow_installation.BIN.parent in Path(airflow_wasabi_jobs.__file__).parents
     assert "site-packages" in airflow_wasabi_jobs.__file__
@@ -83,12 +102,32 @@ def airflow(folder: Path, emulator: Emulator) -> Iterator[Airflow]:
         "AIRFLOW_CONN_THE_SOURCE": json.dumps(
             {"conn_type": "aws", "login": SOURCE_ACCESS_KEY, "password": SOURCE_SECRET_KEY}
         ),
+        "AIRFLOW_CONN_WASABI_S3": json.dumps(
+            {
+                "conn_type": "aws",
+                "login": STORAGE_ACCESS_KEY,
+                "password": STORAGE_SECRET_KEY,
+                "extra": {"endpoint_url": storage.url, "region_name": "us-east-1"},
+            }
+        ),
+        "AIRFLOW_CONN_RESULTS_DB": json.dumps({"conn_type": "sqlite", "host": str(folder / "results.db")}),
         "E2E_CALLBACKS": str(folder / "callbacks"),
+        **statsd.environment,
     }
-    with Airflow(folder / "airflow", DAGS, environment) as running:
+    dags = folder / "dags"
+    shutil.copytree(DAGS, dags, dirs_exist_ok=True)
+    shutil.copy(EXAMPLE, dags)
+    with Airflow(folder / "airflow", dags, environment) as running:
         yield running
     searched = folder, running.home / "airflow.db", running.responses
-    secret_keys = [SECRET_KEY, NEW_SECRET_KEY, SOURCE_ACCESS_KEY, SOURCE_SECRET_KEY]
+    secret_keys = [
+        SECRET_KEY,
+        NEW_SECRET_KEY,
+        SOURCE_ACCESS_KEY,
+        SOURCE_SECRET_KEY,
+        STORAGE_ACCESS_KEY,
+        STORAGE_SECRET_KEY,
+    ]
     assert find_keys(ACCESS_KEY, secret_keys, *searched) == []
     # Check the search itself: it finds a text that is known to exist.
     locations = find_keys("e2e_many", ["e2e_many"], *searched)

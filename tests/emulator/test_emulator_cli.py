@@ -167,6 +167,9 @@ def test_own_keys_are_not_shown(lines, arguments):
         ("--lost-answers", "all"),
         ("--result-after-seconds", "-0.5"),
         ("--result-after-seconds", "nan"),
+        ("--results", "/tmp/results"),
+        ("--storage-options", '{"secret": "x"}'),
+        ("--storage-options", "[]"),
         ("--loose-filters=yes", None),
         ("--seed", "x"),
         ("--sped", "1"),
@@ -192,6 +195,22 @@ def test_option_without_effect_is_refused(capsys, lines):
     assert exit_info.value.code == 2
     assert "--lost-answers has no effect with --error-rate 1" in capsys.readouterr().err
     assert lines == []
+
+
+def test_results_are_written(tmp_path):
+    arguments = ["--results", tmp_path.as_uri(), "--storage-options", '{"auto_mkdir": true}']
+    with run_command("--speed", "1e6", *arguments) as (_, line):
+        job = requests.post(f"{url_of(line)}/jobs", headers=KEYS, json=BODY, timeout=10).json()["Job"]
+        path = get(f"{url_of(line)}/jobs/{job['Id']}/metadata", headers=KEYS).json()["DestinationPath"]
+    assert path.startswith(f"{tmp_path.as_uri()}/results/jobs/")
+    assert Path(path.removeprefix("file://")).exists()
+
+
+def test_invalid_storage_options_are_not_shown(capsys, lines):
+    with pytest.raises(SystemExit):
+        cli.main(["--port", "0", "--results", "memory://", "--storage-options", "{'secret': 'my-secret'}"])
+    assert "argument --storage-options: must be a JSON object" in (error := capsys.readouterr().err)
+    assert "my-secret" not in error
 
 
 def test_port_in_use(capsys):

@@ -14,10 +14,12 @@ import yarl
 from airflow_wasabi_jobs.api import endpoints, responses
 from airflow_wasabi_jobs.api.client.connection_errors import connection_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, with_environment_proxy
+from airflow_wasabi_jobs.api.client.observer import observing
 from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
 from airflow_wasabi_jobs.api.client.synchronous import JobsClient
 
 if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.client.observer import Observer
     from airflow_wasabi_jobs.api.settings import Settings
 
 T = TypeVar("T")
@@ -35,10 +37,12 @@ class AsyncJobsClient:
             report = await client.send(endpoints.get_job_status("12345"))
 
     :param settings: the base URL, the keys and the options.
+    :param observe: receives the outcome of each request.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, observe: Observer | None = None) -> None:
         self._settings = settings
+        self._observe = observe
 
     async def __aenter__(self) -> Self:
         # Reading a CA bundle takes as long as many requests.
@@ -75,6 +79,10 @@ class AsyncJobsClient:
 
     async def send_once(self, request: endpoints.Request[T], deadline: Deadline, name: str | None = None) -> T:
         """Send a request once, and return its result. Messages refer to the settings by their name, or by another."""
+        with observing(self._observe):
+            return await self._send_once(request, deadline, name)
+
+    async def _send_once(self, request: endpoints.Request[T], deadline: Deadline, name: str | None) -> T:
         settings = msgspec.structs.replace(self._settings, name=name) if name else self._settings
         connect_timeout = settings.options.connect_timeout
         read_timeout = max(0.001, min(settings.options.read_timeout, deadline.seconds_to_read()))

@@ -13,9 +13,11 @@ import urllib3.exceptions
 from airflow_wasabi_jobs.api import endpoints, responses
 from airflow_wasabi_jobs.api.client.connection_errors import InterimResponseError, connection_error
 from airflow_wasabi_jobs.api.client.environment import create_ssl_context, find_ca_bundle, with_environment_proxy
+from airflow_wasabi_jobs.api.client.observer import observing
 from airflow_wasabi_jobs.api.client.retries import CHUNK_BYTES, Deadline, check_body_size, retry_arguments
 
 if TYPE_CHECKING:
+    from airflow_wasabi_jobs.api.client.observer import Observer
     from airflow_wasabi_jobs.api.settings import Settings
 
 T = TypeVar("T")
@@ -33,11 +35,13 @@ class JobsClient:
     Sends requests with requests, over one session.
 
     :param settings: the base URL, the keys and the options.
+    :param observe: receives the outcome of each request.
     :raises ConnectionConfigError: if the CA bundle cannot be read, or the proxy of the environment cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, observe: Observer | None = None) -> None:
         self.settings = with_environment_proxy(settings)
+        self._observe = observe
         create_ssl_context(settings)
         self._session = _Session()
         # Ignores .netrc, which would replace the keys.
@@ -67,6 +71,10 @@ class JobsClient:
 
     def send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
         """Send a request once, and return its result."""
+        with observing(self._observe):
+            return self._send_once(request, deadline)
+
+    def _send_once(self, request: endpoints.Request[T], deadline: Deadline) -> T:
         options = self.settings.options
         # The read timeout of requests is for each read. Two reads can take that long: of the headers, and the last one.
         read_timeout = max(0.001, min(options.read_timeout, deadline.seconds_to_read() / 2))
