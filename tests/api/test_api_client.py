@@ -292,9 +292,10 @@ def test_malformed_http_is_a_transient_error(send_to, script):
     [
         response(503, Set_Cookie=9000 * "a"),
         response(503, X_Odd="a\x01b"),
-        b"HTTP/1.1 503 Busy\r\nCache Control: no\r\nContent-Length: 0\r\n\r\n",
+        # Closed, because a parser that skips the rest of the headers reads until then.
+        cut(b"HTTP/1.1 503 Busy\r\nCache Control: no\r\nContent-Length: 0\r\n\r\n"),
         b"HTTP/1.1 429 Busy\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 503 Busy\r\ngarbage\r\nContent-Length: 0\r\n\r\n",
+        cut(b"HTTP/1.1 503 Busy\r\ngarbage\r\nContent-Length: 0\r\n\r\n"),
     ],
     ids=["large cookie", "control character", "space in a header name", "two lengths", "line without a colon"],
 )
