@@ -151,7 +151,15 @@ def run_worker(run: TaskRun, connection_uri: str, *, killed_at: str | None = Non
 # Fork from a process that has imported Airflow and has no other thread: importing Airflow takes seconds.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(
-    ["airflow_wasabi_jobs.operators", "airflow_wasabi_jobs.hooks", "airflow.models.connection"]
+    [
+        "airflow_wasabi_jobs.operators",
+        "airflow_wasabi_jobs.hooks",
+        "airflow_wasabi_jobs.submitting.batch_run",
+        "airflow_wasabi_jobs.polling",
+        "airflow_wasabi_jobs.emulator",
+        "airflow.models.connection",
+        "wait_runner",
+    ]
 )
 
 

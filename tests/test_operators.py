@@ -92,14 +92,14 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """A clock that advances only when the operator sleeps."""
+    """A monotonic clock that advances only when the operator sleeps."""
 
     now = 0.0
 
     def monotonic(self) -> float:
         return self.now
 
-    time = monotonic
+    time = staticmethod(time.time)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -392,7 +392,10 @@ class TestLostResponse:
         assert account.count(SUBMIT) == 1
 
     @every_transient_fault
-    def test_job_that_was_not_created_is_submitted_again(self, serve_account: Any, run: TaskRun, fault: Any) -> None:
+    def test_job_that_was_not_created_is_submitted_again(
+        self, serve_account: Any, run: TaskRun, monkeypatch: Any, fault: Any
+    ) -> None:
+        monkeypatch.setattr(submit_job, "time", Clock())
         with serve_account(AccountResponses(post_responses=((False, fault),) * 2), **timeout_for(fault)) as account:
             report = run.start_try()
 
