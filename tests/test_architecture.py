@@ -21,7 +21,7 @@ from airflow_wasabi_jobs.emulator import AirEmulator
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
 from airflow_wasabi_jobs.sensors import WasabiBatchSensor, WasabiJobSensor
-from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobTrigger
+from airflow_wasabi_jobs.triggers import WasabiBatchTrigger, WasabiJobsFinishedTrigger, WasabiJobTrigger
 
 ROOT = Path(airflow_wasabi_jobs.__file__).parent
 PACKAGE = airflow_wasabi_jobs.__name__
@@ -31,6 +31,7 @@ LAYERS = [
     "operators",
     "sensors",
     "triggers",
+    "watching",
     "waiting",
     "polling",
     "hooks",
@@ -126,6 +127,7 @@ def test_no_private_name_of_a_dependency_is_overridden() -> None:
         WasabiSubmitJobOperator,
         WasabiJobTrigger,
         WasabiBatchTrigger,
+        WasabiJobsFinishedTrigger,
         AirEmulator,
         JobsClient,
         AsyncJobsClient,
