@@ -19,12 +19,13 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
-        while not ready and self.running_threads:
-            ready = super().select(0.05)
-        if not ready and (timeout is None or timeout > 0):
-            ready = super().select(GRACE_SECONDS if timeout is None else min(timeout, GRACE_SECONDS))
-            if not ready:
-                self.now += timeout or 0
+        if ready or timeout == 0:
+            return ready
+        if self.running_threads:
+            return super().select(0.05)
+        ready = super().select(GRACE_SECONDS)
+        if not ready:
+            self.now += timeout or 0
         return ready
 
 

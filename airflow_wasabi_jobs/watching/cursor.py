@@ -59,12 +59,12 @@ class Cursor(msgspec.Struct, frozen=True):
         is_after_horizon = self.horizon is None or job.created is None or job.created > self.horizon
         return is_after_horizon and job.job_id not in self.finished and job.job_id not in self.pending
 
-    def may_have_newer(self, page: Iterable[Job]) -> bool:
+    def may_have_newer(self, page: list[Job]) -> bool:
         """Whether the page of the newest jobs after this one may have a new job."""
-        return any(
-            self.is_new(job) if job.created is None else self.horizon is None or job.created > self.horizon
-            for job in page
-        )
+        created = [job.created for job in page if job.created is not None]
+        if not created:
+            return any(map(self.is_new, page))
+        return self.horizon is None or min(created) > self.horizon
 
     def to_store(self) -> dict[str, Any]:
         """
@@ -113,7 +113,7 @@ def first_cursor(newest: list[Job], *, finished_since: datetime, now: datetime, 
     return Cursor(horizon, pending, finished)
 
 
-def may_have_recent(newest: list[Job], page: Iterable[Job], finished_since: datetime) -> bool:
+def may_have_recent(newest: list[Job], page: list[Job], finished_since: datetime) -> bool:
     """
     Whether the next page of the newest jobs may matter for a first cursor.
 
@@ -121,11 +121,10 @@ def may_have_recent(newest: list[Job], page: Iterable[Job], finished_since: date
     :param page: the jobs of the last page.
     :param finished_since: when the jobs that get an event finished at the earliest.
     """
-    created = _latest(job.created for job in newest)
-    return any(
-        _is_since(job, finished_since)
-        or (job.created is not None and created is not None and job.created > created - LIST_DELAY)
-        for job in page
+    newest_created = _latest(job.created for job in newest)
+    created = [job.created for job in page if job.created is not None]
+    return any(_is_since(job, finished_since) for job in page) or (
+        newest_created is not None and bool(created) and min(created) > newest_created - LIST_DELAY
     )
 
 

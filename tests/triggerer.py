@@ -1,0 +1,92 @@
+"""What the triggerer of Airflow 3.3 does with event triggers, in the test's own event loop, and how it dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from airflow.triggers.shared_stream import SharedStreamManager
+from wait_runner import serialized_and_loaded
+from watched_account import MemoryStore
+
+# How often the process that runs the triggers sends their events to the one that stores them.
+SYNC_SECONDS = 1.0
+
+
+class Triggerer:
+    """
+    Runs event triggers through Airflow's own shared streams.
+
+    :param database: receives the payloads of the events when they are stored.
+    """
+
+    def __init__(self, database: list[dict[str, Any]]) -> None:
+        self._database = database
+        self._manager = SharedStreamManager()
+        self._queue: deque[tuple[Any, int | None]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stores: list[_Store] = []
+        self.is_storing = True
+
+    def start(self, trigger: Any, store: MemoryStore | None) -> None:
+        """Run a trigger with the store of its asset."""
+        loaded = serialized_and_loaded(trigger)
+        if store is not None:
+            loaded.asset_state_store = _Store(store)
+            self._stores.append(loaded.asset_state_store)
+        if not self._tasks:
+            self._tasks.append(asyncio.create_task(self._sync()))
+        self._tasks.append(asyncio.create_task(self._run(len(self._tasks), loaded)))
+
+    async def kill(self) -> None:
+        """End at once: what has not been stored by now is never stored."""
+        self.is_storing = False
+        for store in self._stores:
+            store.is_dead = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._manager.stop_all()
+
+    def check(self) -> None:
+        """Raise the exception of a trigger that has ended."""
+        for task in self._tasks:
+            assert not task.done(), task.exception()
+
+    async def _run(self, trigger_id: int, trigger: Any) -> None:
+        key = trigger.shared_stream_key()
+        try:
+            stream = self._manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
+            async for event in trigger.filter_shared_stream(stream):
+                seq = self._manager.bind_pending_event(trigger_id=trigger_id, key=key)
+                self._queue.append((event, seq))
+        finally:
+            await self._manager.unsubscribe(trigger_id, key)
+
+    async def _sync(self) -> None:
+        stored: list[int] = []
+        while True:
+            await asyncio.sleep(SYNC_SECONDS)
+            self._manager.confirm_persisted(stored)
+            stored = []
+            while self._queue and self.is_storing:
+                event, seq = self._queue.popleft()
+                self._database.append(event.payload)
+                if seq is not None:
+                    stored.append(seq)
+
+
+class _Store:
+    """The store of an asset, for as long as the triggerer lives."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.is_dead = False
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        return await self._store.aget(key, default)
+
+    async def aset(self, key: str, value: Any) -> None:
+        if not self.is_dead:
+            await self._store.aset(key, value)
