@@ -49,6 +49,10 @@ class _JumpingClockLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run like :func:`asyncio.run`. Timers expire as soon as nothing else happens; sockets and threads are waited for."""
+    """
+    Run like :func:`asyncio.run`, in virtual time.
+
+    Timers expire as soon as nothing else happens. Sockets of this process and threads are waited for.
+    """
     with asyncio.Runner(loop_factory=_JumpingClockLoop) as runner:
         return runner.run(main)

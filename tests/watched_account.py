@@ -123,7 +123,7 @@ async def watching(*triggers: Any) -> AsyncIterator[list[dict[str, Any]]]:
 
     async def watch(trigger: Any) -> None:
         async for event in trigger.run():
-            payloads.append(event.payload)
+            payloads.append(event.payload)  # noqa: PERF401 - the trigger never ends
 
     tasks = [asyncio.create_task(watch(trigger)) for trigger in triggers]
     try:
