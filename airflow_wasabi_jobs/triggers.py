@@ -1,4 +1,4 @@
-"""Triggers: they poll in the triggerer while a sensor or an operator is deferred."""
+"""Triggers: they poll in the triggerer, for a sensor or an operator that is deferred, or for an asset watcher."""
 
 from __future__ import annotations
 

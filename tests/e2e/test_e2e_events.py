@@ -39,7 +39,7 @@ def submit(emulator: Emulator, seconds: int, name: str) -> str:
 
 def payloads(airflow: Airflow) -> list[dict[str, Any]]:
     """Return the payloads of all events of the asset."""
-    response = airflow.request("GET", "/assets/events", keep=False, params={"limit": 100, "order_by": "id"})
+    response = airflow.request("GET", "/assets/events", keep=False, params={"limit": 100})
     return [event["extra"]["payload"] for event in response["asset_events"] if "payload" in event["extra"]]
 
 
