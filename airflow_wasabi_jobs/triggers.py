@@ -363,6 +363,8 @@ class WasabiJobsFinishedTrigger(BaseEventTrigger):
             async for poll in polls:
                 for payload in await watcher.poll(poll):
                     yield TriggerEvent(payload)
+                # A trigger that ends before its last event has not reached this, so no event is lost.
+                watcher.save_when_confirmed(poll)
 
 
 async def _import_lazy_modules() -> None:

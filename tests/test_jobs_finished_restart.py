@@ -130,6 +130,24 @@ def test_the_cursor_is_stored_only_after_the_events(run: Any) -> None:
     run(main)
 
 
+def test_a_trigger_that_is_cancelled_between_two_events_loses_none(run: Any) -> None:
+    async def main(world: World) -> None:
+        for number in range(3):
+            world.account.add(f"job-{number}", seconds=70)
+        world.start()
+        world.start(name_prefix="other", store=MemoryStore())
+        world.triggerer.is_cancelling = True
+        await asyncio.sleep(100)
+        assert world.event_counts().total() == 1
+        await world.kill()
+        world.start()
+        await asyncio.sleep(100)
+
+        assert world.event_counts().keys() == {"job-0", "job-1", "job-2"}
+
+    run(main)
+
+
 def test_watchers_of_a_triggerer_share_the_requests_and_keep_their_own_cursors(run: Any) -> None:
     async def main(world: World) -> None:
         for number in range(20):

@@ -28,6 +28,8 @@ class Triggerer:
         self._tasks: list[asyncio.Task[None]] = []
         self._stores: list[_Store] = []
         self.is_storing = True
+        # Whether a trigger ends after its first event, as if it was moved to another triggerer.
+        self.is_cancelling = False
 
     def start(self, trigger: Any, store: MemoryStore | None) -> None:
         """Run a trigger with the store of its asset."""
@@ -59,8 +61,11 @@ class Triggerer:
         try:
             stream = self._manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
             async for event in trigger.filter_shared_stream(stream):
+                await asyncio.sleep(0)  # Airflow logs the event
                 seq = self._manager.bind_pending_event(trigger_id=trigger_id, key=key)
                 self._queue.append((event, seq))
+                if self.is_cancelling:
+                    self._tasks[trigger_id].cancel()
         finally:
             await self._manager.unsubscribe(trigger_id, key)
 

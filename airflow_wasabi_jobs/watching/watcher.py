@@ -113,7 +113,7 @@ class Watcher:
         """
         Poll once, unless the last poll goes on or has failed a short time ago.
 
-        :param poll: the poll. Its confirmation stores the cursor.
+        :param poll: the poll.
         :return: the payloads of the events.
         """
         if self._task is None:
@@ -123,11 +123,17 @@ class Watcher:
         await asyncio.wait([self._task], timeout=MAX_SECONDS_PER_POLL)
         if not self._task.done():
             return []
-        (payloads, cursor), self._task = self._task.result(), None
-        self._cursor = cursor
-        if cursor is not None:
-            poll.on_confirmed(lambda: self._store.save(cursor))
+        (payloads, self._cursor), self._task = self._task.result(), None
         return payloads
+
+    def save_when_confirmed(self, poll: SharedPoll) -> None:
+        """
+        Store the cursor when Airflow has stored the events of a poll. Call this after the last of them.
+
+        :param poll: the poll.
+        """
+        if (cursor := self._cursor) is not None:
+            poll.on_confirmed(lambda: self._store.save(cursor))
 
     async def _poll(self, due_at: float) -> PollResult:
         try:
