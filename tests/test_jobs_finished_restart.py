@@ -93,7 +93,7 @@ def test_jobs_that_finish_while_the_triggerer_is_down_make_one_event_each(run: A
 
 
 # A poll is due at 1080: its events come at once, are stored within a second, and are confirmed a second later.
-@pytest.mark.parametrize("seconds", [79.9, 80.5, 81.5, 82.5, 83.5])
+@pytest.mark.parametrize("seconds", [79.9, 80.5, 81.5, 82.5, 83.5, 92.5])
 def test_a_kill_at_any_time_loses_nothing_and_repeats_only_unconfirmed_events(run: Any, seconds: float) -> None:
     async def main(world: World) -> None:
         for number in range(30):
@@ -111,6 +111,29 @@ def test_a_kill_at_any_time_loses_nothing_and_repeats_only_unconfirmed_events(ru
         assert repeated in {0, stored}
         if not 80.9 < seconds < 83:
             assert repeated == 0
+
+    run(main)
+
+
+# Airflow puts the other events into a run only if another event comes after the first one has started a run.
+@pytest.mark.parametrize(("interval", "seconds"), [(60, 10), (15, 15)])
+def test_the_last_of_several_events_comes_a_little_later(run: Any, interval: float, seconds: float) -> None:
+    async def main(world: World) -> None:
+        world.start(poke_interval=interval)
+        await asyncio.sleep(1)
+        world.account.add("a", seconds=10)
+        world.account.add("b", seconds=10)
+        world.account.add("c", seconds=60)
+        while not world.database:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.5)
+        assert len(world.database) == 1
+        await asyncio.sleep(seconds - 2)
+        assert len(world.database) == 1
+        await asyncio.sleep(4)
+        assert world.event_counts() == once("a", "b")
+        await asyncio.sleep(100)
+        assert world.event_counts() == once("a", "b", "c")
+        assert world.account.request_counts()["status"] == 3
 
     run(main)
 

@@ -97,6 +97,7 @@ class Watcher:
         self._task: asyncio.Task[PollResult] | None = None
         self._is_loaded = False
         self._cursor: Cursor | None = None
+        self._held: dict[str, Any] | None = None
         self._listed: dict[str, Job] = {}
         self._attempts: Counter[str] = Counter()
 
@@ -114,17 +115,21 @@ class Watcher:
         Poll once, unless the last poll goes on or has failed a short time ago.
 
         :param poll: the poll.
-        :return: the payloads of the events.
+        :return: the payloads of the events. The last of several payloads is held back until the next poll.
         """
+        held = self._release()
         if self._task is None:
-            if self._failures.is_backing_off(poll.due_at):
-                return []
+            if poll.is_for_last_events or self._failures.is_backing_off(poll.due_at):
+                return held
             self._task = asyncio.create_task(self._poll(poll.due_at))
         await asyncio.wait([self._task], timeout=MAX_SECONDS_PER_POLL)
         if not self._task.done():
-            return []
+            return held
         (payloads, self._cursor), self._task = self._task.result(), None
-        return payloads
+        if self._cursor is not None and payloads and len(held + payloads) > 1:
+            self._held = payloads.pop()
+            self._cursor = self._cursor.without_event(self._held["job_id"])
+        return held + payloads
 
     def save_when_confirmed(self, poll: SharedPoll) -> None:
         """
@@ -134,6 +139,14 @@ class Watcher:
         """
         if (cursor := self._cursor) is not None:
             poll.on_confirmed(lambda: self._store.save(cursor))
+
+    def _release(self) -> list[dict[str, Any]]:
+        """Return the payload that was held back. The next poll must not find its job again."""
+        held, self._held = self._held, None
+        if held is None or self._cursor is None:
+            return []
+        self._cursor = self._cursor.with_event(held["job_id"])
+        return [held]
 
     async def _poll(self, due_at: float) -> PollResult:
         try:

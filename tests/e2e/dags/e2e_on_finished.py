@@ -20,7 +20,7 @@ else:
             AssetWatcher(
                 name="finished",
                 trigger=WasabiJobsFinishedTrigger(
-                    wasabi_conn_id="wasabi_events", batch="e2e-events", poke_interval=2, lookback=0
+                    wasabi_conn_id="wasabi_events", batch="e2e-events", poke_interval=4, lookback=0
                 ),
             )
         ],
