@@ -267,7 +267,8 @@ class WasabiJobsFinishedTrigger(BaseEventTrigger):
     "metadata_path", "destination"}``. The last two are None unless the job completed and the API provides the location
     of the result within 10 seconds. Any other but the first three is None if the API does not name it.
 
-    It never raises: after an error it polls again, and it reads the connection before that.
+    It never raises: after an error it polls again, and it reads the connection before that. The last of several events
+    comes 10 seconds after the others, because Airflow keeps all but the first of them until another event comes.
 
     :param wasabi_conn_id: id of the connection (str). Default: ``wasabi_default``.
     :param batch: only jobs of this batch, up to 256 characters (str). Default: None, for all.

@@ -19,6 +19,7 @@ from wait_runner import serialized_and_loaded
 from watched_account import WatchedAccount, serve_watched_account, watching
 
 from airflow_wasabi_jobs.triggers import WasabiJobsFinishedTrigger
+from airflow_wasabi_jobs.watching import watcher
 
 needs_airflow_3 = pytest.mark.skipif(not hasattr(base, "BaseEventTrigger"), reason="Airflow 2 has no event triggers")
 
@@ -126,6 +127,21 @@ class TestEvents:
                 await asyncio.sleep(300)
 
             assert ids(payloads) == sorted(["took long", "just now", *(f"short-{number}" for number in range(120))])
+
+        run(main)
+
+    def test_many_jobs_that_finish_together_take_several_polls(self, run: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr(watcher, "MAX_CHECKS_PER_POLL", 5)
+
+        async def main(account: WatchedAccount) -> None:
+            for number in range(12):
+                account.add(f"job-{number:02}", seconds=10)
+            async with watching(trigger(lookback=3600)) as payloads:
+                await asyncio.sleep(60)
+                assert len(payloads) == 5
+                await asyncio.sleep(200)
+
+            assert ids(payloads) == [f"job-{number:02}" for number in range(12)]
 
         run(main)
 

@@ -162,8 +162,8 @@ def next_cursor(
     :param cursor: the cursor before it.
     :param newest: the newest jobs.
     :param unfinished: the unfinished jobs of the account by their ids.
-    :param checked: the jobs whose status was requested.
-    :param finished: those of them that have finished.
+    :param checked: the jobs that :func:`jobs_to_check` returned.
+    :param finished: those of them that have finished by their own status.
     :param now: the present time.
     :param selects: which jobs the watcher selects.
     """

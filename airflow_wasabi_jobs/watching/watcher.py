@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from airflow_wasabi_jobs.api import endpoints
@@ -33,8 +34,10 @@ T = TypeVar("T")
 
 # A poll that takes longer goes on in the background, because Airflow ends a trigger that blocks its stream.
 MAX_SECONDS_PER_POLL = 20.0
-# So many polls request the details of a finished job, or a job that the API does not find.
+# So many polls in a row request the details of a finished job, or a job that the API does not find.
 MAX_ATTEMPTS = 3
+# More jobs wait for the next poll, so that the first events do not come late if many jobs have finished.
+MAX_CHECKS_PER_POLL = 1000
 
 
 class Check(NamedTuple):
@@ -176,7 +179,9 @@ class Watcher:
         unfinished = await account.list_unfinished(send)
         self._listed |= {job.job_id: job for job in newest}
         to_check = jobs_to_check(cursor, newest, unfinished, self._selection.has)
-        checks = await asyncio.gather(*(self._check(job_id, subscription, snapshot, send) for job_id in to_check))
+        checks = await asyncio.gather(
+            *(self._check(job_id, subscription, snapshot, send) for job_id in islice(to_check, MAX_CHECKS_PER_POLL))
+        )
         self._log_errors(checks)
         done = {check.job_id for check in checks if check.is_done}
         cursor = next_cursor(cursor, newest, unfinished, to_check, done, now=now, selects=self._selection.has)
@@ -195,6 +200,7 @@ class Watcher:
         try:
             report = await send(endpoints.get_job_status(job_id))
             if not report.status.is_terminal:
+                del self._attempts[job_id]
                 return Check(job_id)
             if report.status.value not in self._selection.statuses:
                 return Check(job_id, is_done=True)
