@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any
 
 from airflow.triggers.shared_stream import SharedStreamManager
@@ -24,7 +23,6 @@ class Triggerer:
     def __init__(self, database: list[dict[str, Any]]) -> None:
         self._database = database
         self._manager = SharedStreamManager()
-        self._queue: deque[tuple[Any, int | None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._stores: list[_Store] = []
         self.is_storing = True
@@ -37,8 +35,6 @@ class Triggerer:
         if store is not None:
             loaded.asset_state_store = _Store(store)
             self._stores.append(loaded.asset_state_store)
-        if not self._tasks:
-            self._tasks.append(asyncio.create_task(self._sync()))
         self._tasks.append(asyncio.create_task(self._run(len(self._tasks), loaded)))
 
     async def kill(self) -> None:
@@ -63,23 +59,17 @@ class Triggerer:
             async for event in trigger.filter_shared_stream(stream):
                 await asyncio.sleep(0)  # Airflow logs the event
                 seq = self._manager.bind_pending_event(trigger_id=trigger_id, key=key)
-                self._queue.append((event, seq))
+                asyncio.get_running_loop().call_later(SYNC_SECONDS, self._store_event, event, seq)
                 if self.is_cancelling:
                     self._tasks[trigger_id].cancel()
         finally:
             await self._manager.unsubscribe(trigger_id, key)
 
-    async def _sync(self) -> None:
-        stored: list[int] = []
-        while True:
-            await asyncio.sleep(SYNC_SECONDS)
-            self._manager.confirm_persisted(stored)
-            stored = []
-            while self._queue and self.is_storing:
-                event, seq = self._queue.popleft()
-                self._database.append(event.payload)
-                if seq is not None:
-                    stored.append(seq)
+    def _store_event(self, event: Any, seq: int | None) -> None:
+        if self.is_storing:
+            self._database.append(event.payload)
+            if seq is not None:
+                asyncio.get_running_loop().call_later(SYNC_SECONDS, self._manager.confirm_persisted, [seq])
 
 
 class _Store:
