@@ -116,7 +116,7 @@ def test_a_kill_at_any_time_loses_nothing_and_repeats_only_unconfirmed_events(ru
 
 
 # Airflow puts the other events into a run only if another event comes after the first one has started a run.
-@pytest.mark.parametrize(("interval", "seconds"), [(60, 10), (15, 15)])
+@pytest.mark.parametrize(("interval", "seconds"), [(60, 10), (15, 15), (4, 8)])
 def test_the_last_of_several_events_comes_a_little_later(run: Any, interval: float, seconds: float) -> None:
     async def main(world: World) -> None:
         world.start(poke_interval=interval)

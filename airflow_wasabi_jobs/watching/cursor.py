@@ -69,12 +69,7 @@ class Cursor(msgspec.Struct, frozen=True):
     def without_event(self, job_id: str) -> Cursor:
         """Return the cursor before the event of a finished job."""
         finished = {other: created for other, created in self.finished.items() if other != job_id}
-        return Cursor(self.horizon, {job_id: self.finished[job_id], **self.pending}, finished)
-
-    def with_event(self, job_id: str) -> Cursor:
-        """Return the cursor after the event of a job that was pending."""
-        pending = {other: created for other, created in self.pending.items() if other != job_id}
-        return Cursor(self.horizon, pending, {**self.finished, job_id: self.pending[job_id]})
+        return Cursor(self.horizon, {job_id: self.finished.get(job_id), **self.pending}, finished)
 
     def to_store(self) -> dict[str, Any]:
         """

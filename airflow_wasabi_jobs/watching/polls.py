@@ -6,8 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-# Airflow puts only the events into a run that are older than its first event of the asset that has not started one.
-# So the last of several events is fired when the first one has started a run: it starts another run, with all others.
+# So many seconds after a poll, another one follows for an event that was held back.
 LAST_EVENT_SECONDS = 10.0
 
 
@@ -16,12 +15,12 @@ class SharedPoll:
     One poll of all watchers with the same interval.
 
     :param due_at: when it is due, on the clock of the event loop.
-    :param is_for_last_events: whether nothing is requested, and only events that were held back are fired.
+    :param is_for_last_event: whether nothing is requested, and only an event that was held back is fired.
     """
 
-    def __init__(self, due_at: float, *, is_for_last_events: bool = False) -> None:
+    def __init__(self, due_at: float, *, is_for_last_event: bool = False) -> None:
         self.due_at = due_at
-        self.is_for_last_events = is_for_last_events
+        self.is_for_last_event = is_for_last_event
         self._on_confirmed: list[Callable[[], Awaitable[None]]] = []
 
     def on_confirmed(self, callback: Callable[[], Awaitable[None]]) -> None:
@@ -39,7 +38,7 @@ async def shared_polls(interval: float) -> AsyncIterator[SharedPoll]:
     Yield a poll at once, and then at each interval.
 
     They are due at multiples of the interval, so that watchers that start at different times poll together. If the
-    interval is long, a poll for the last events follows after each of them.
+    interval is long, a poll for an event that was held back follows after each of them.
 
     :param interval: seconds between two polls.
     """
@@ -49,6 +48,6 @@ async def shared_polls(interval: float) -> AsyncIterator[SharedPoll]:
         yield SharedPoll(number * interval)
         if (number + 1) * interval - loop.time() > 2 * LAST_EVENT_SECONDS:
             await asyncio.sleep(LAST_EVENT_SECONDS)
-            yield SharedPoll(number * interval, is_for_last_events=True)
+            yield SharedPoll(number * interval, is_for_last_event=True)
         number = max(number + 1, math.floor(loop.time() / interval))
         await asyncio.sleep(number * interval - loop.time())

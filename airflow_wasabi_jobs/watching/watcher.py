@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -38,6 +40,9 @@ MAX_SECONDS_PER_POLL = 20.0
 MAX_ATTEMPTS = 3
 # More jobs wait for the next poll, so that the first events do not come late if many jobs have finished.
 MAX_CHECKS_PER_POLL = 1000
+
+# The scheduler usually needs one second or two to create a run for an event.
+MIN_SECONDS_BEFORE_LAST_EVENT = 5.0
 
 
 class Check(NamedTuple):
@@ -100,7 +105,8 @@ class Watcher:
         self._task: asyncio.Task[PollResult] | None = None
         self._is_loaded = False
         self._cursor: Cursor | None = None
-        self._held: dict[str, Any] | None = None
+        self._held: list[dict[str, Any]] = []
+        self._fired_at = -math.inf
         self._listed: dict[str, Job] = {}
         self._attempts: Counter[str] = Counter()
 
@@ -118,21 +124,16 @@ class Watcher:
         Poll once, unless the last poll goes on or has failed a short time ago.
 
         :param poll: the poll.
-        :return: the payloads of the events. The last of several payloads is held back until the next poll.
+        :return: the payloads of the events.
         """
-        held = self._release()
-        if self._task is None:
-            if poll.is_for_last_events or self._failures.is_backing_off(poll.due_at):
-                return held
+        payloads: list[dict[str, Any]] = []
+        if self._task is None and not poll.is_for_last_event and not self._failures.is_backing_off(poll.due_at):
             self._task = asyncio.create_task(self._poll(poll.due_at))
-        await asyncio.wait([self._task], timeout=MAX_SECONDS_PER_POLL)
-        if not self._task.done():
-            return held
-        (payloads, self._cursor), self._task = self._task.result(), None
-        if self._cursor is not None and payloads and len(held + payloads) > 1:
-            self._held = payloads.pop()
-            self._cursor = self._cursor.without_event(self._held["job_id"])
-        return held + payloads
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=MAX_SECONDS_PER_POLL)
+            if self._task.done():
+                (payloads, self._cursor), self._task = self._task.result(), None
+        return self._hold_last_back(payloads)
 
     def save_when_confirmed(self, poll: SharedPoll) -> None:
         """
@@ -140,16 +141,26 @@ class Watcher:
 
         :param poll: the poll.
         """
-        if (cursor := self._cursor) is not None:
-            poll.on_confirmed(lambda: self._store.save(cursor))
+        cursor = self._cursor
+        if cursor is not None:
+            for payload in self._held:
+                cursor = cursor.without_event(payload["job_id"])
+            poll.on_confirmed(functools.partial(self._store.save, cursor))
 
-    def _release(self) -> list[dict[str, Any]]:
-        """Return the payload that was held back. The next poll must not find its job again."""
-        held, self._held = self._held, None
-        if held is None or self._cursor is None:
-            return []
-        self._cursor = self._cursor.with_event(held["job_id"])
-        return [held]
+    def _hold_last_back(self, payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """
+        Return the payloads to fire now.
+
+        The first event starts a run, and Airflow puts events that follow before the run exists into the next run, which
+        only a later event starts. So the last event waits until the run exists: it starts another one, with all others.
+        """
+        now = asyncio.get_running_loop().time()
+        payloads, self._held = self._held + payloads, []
+        if len(payloads) > 1 or now - self._fired_at < MIN_SECONDS_BEFORE_LAST_EVENT:
+            payloads, self._held = payloads[:-1], payloads[-1:]
+        if payloads:
+            self._fired_at = now
+        return payloads
 
     async def _poll(self, due_at: float) -> PollResult:
         try:
