@@ -239,6 +239,10 @@ class TestLists:
             assert account.request_counts()["status"] == 3
 
         run(main)
+        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(lines) == 2
+        assert "polling 1 finished job failed; retrying at each poll" in lines[0]
+        assert lines[1].startswith("Job 'a' is not watched any longer. Job 'a' (connection 'wasabi_default'): HTTP 404")
 
     def test_job_with_an_unknown_status_delays_no_other(self, run: Any) -> None:
         async def main(account: WatchedAccount) -> None:

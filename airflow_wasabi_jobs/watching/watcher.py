@@ -233,7 +233,13 @@ class Watcher:
                 self._log.warning("Job %r is not watched any longer. %s", check.job_id, check.error)
         new = [check for check in errors if self._attempts[check.job_id] == 1]
         if new:
-            self._log.warning("Polling %d finished jobs failed; retrying at each poll. %s", len(new), new[0].error)
+            self._log.warning(
+                "%s: polling %d finished job%s failed; retrying at each poll. %s",
+                self._selection.subject,
+                len(new),
+                "" if len(new) == 1 else "s",
+                new[0].error,
+            )
 
     async def _subscribe(self) -> Subscription:
         if self._subscription is None:
