@@ -6,14 +6,17 @@ import asyncio
 import itertools
 import json
 import logging
+import runpy
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jumping_clock
 import pytest
 from aiohttp import web
 from airflow.triggers import base
+from conftest import EXAMPLE_DAGS
 from connections import SECRET_KEY, set_connection
 from wait_runner import serialized_and_loaded
 from watched_account import WatchedAccount, serve_watched_account, watching
@@ -429,6 +432,18 @@ class TestArguments:
         watcher = AssetWatcher(name="finished", trigger=WasabiJobsFinishedTrigger(batch="ingest"))
 
         assert Asset("wasabi_jobs", watchers=[watcher]).watchers == [watcher]
+
+
+@needs_airflow_3
+def test_example_reads_the_payloads() -> None:
+    example = runpy.run_path(str(EXAMPLE_DAGS / "example_wasabi_on_finished.py"))
+    payload = {"job_id": "12345", "name": "monday", "status": "failed", "metadata_path": None}
+    other = {"job_id": "67890", "name": "tuesday", "status": "completed", "metadata_path": "s3://results/x.json"}
+    events = [SimpleNamespace(extra={"from_trigger": True, "payload": each}) for each in (payload, other)]
+
+    find_results, report = example["find_results"].function, example["report"].function
+    assert find_results({example["finished"]: events}) == {"67890": "s3://results/x.json"}
+    assert report({example["not_completed"]: events[:1]}) == ["monday (12345): failed"]
 
 
 @pytest.mark.skipif(hasattr(base, "BaseEventTrigger"), reason="Airflow 3 has event triggers")
