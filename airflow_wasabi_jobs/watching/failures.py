@@ -9,7 +9,7 @@ from typing import Any
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError
 
 MAX_BACKOFF_SECONDS = 300.0
-MIN_PERMANENT_RETRY_SECONDS, PERMANENT_RETRY_POLLS = 60.0, 5
+MIN_PERMANENT_RETRY_SECONDS, PERMANENT_RETRY_POLLS = 30.0, 5
 
 
 class FailureLog:
