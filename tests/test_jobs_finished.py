@@ -230,6 +230,25 @@ class TestLists:
 
         run(main)
 
+    def test_many_jobs_that_are_created_between_two_pages_hide_none(self, run: Any) -> None:
+        def submit_more(account: WatchedAccount, request: web.Request) -> None:
+            if request.query["pageNumber"] == "2" and "status" not in request.query:
+                account.fault = lambda _: None
+                for number in range(100):
+                    account.add(f"more-{number}", seconds=1)
+
+        async def main(account: WatchedAccount) -> None:
+            async with watching(trigger(poke_interval=300)) as payloads:
+                await asyncio.sleep(1)
+                for number in range(150):
+                    account.add(f"job-{number}", seconds=1)
+                account.fault = lambda request: submit_more(account, request)
+                await asyncio.sleep(900)
+
+            assert len(set(ids(payloads))) == len(payloads) == 250
+
+        run(main)
+
     def test_job_that_does_not_exist_any_longer_is_given_up(self, run: Any, caplog: Any) -> None:
         async def main(account: WatchedAccount) -> None:
             account.add("a", seconds=500)
@@ -276,9 +295,9 @@ class TestCosts:
                 await asyncio.sleep(100)
                 before = asyncio.get_running_loop().time()
                 await asyncio.sleep(60)
-                # Of the poll of all four, and that of the one with the shorter interval: three pages of newest jobs,
-                # because all are new, then three pages of jobs in progress and the two other lists.
-                assert account.request_counts(before) == {"list": 2 * (3 + 3 + 2)}
+                # Of the poll of all four, and that of the one with the shorter interval: the page of the newest jobs,
+                # three pages of jobs in progress and the two other lists.
+                assert account.request_counts(before) == {"list": 2 * (1 + 3 + 2)}
                 await asyncio.sleep(300)
 
             assert account.request_counts()["status"] == 250
@@ -299,6 +318,24 @@ class TestCosts:
             polls, pages_for_lookback = 8, 1
             assert ids(payloads) == ["a"]
             assert account.request_counts() == {"list": 4 * polls + pages_for_lookback, "status": 1, "metadata": 1}
+
+        run(main)
+
+    def test_jobs_of_one_time_are_listed_once(self, run: Any) -> None:
+        async def main(account: WatchedAccount) -> None:
+            for number in range(1000):
+                account.add(f"old-{number}", seconds=1, age=10 * 24 * 3600)
+            async with watching(*(trigger(lookback=number) for number in range(3))) as payloads:
+                await asyncio.sleep(70)
+                before = asyncio.get_running_loop().time()
+                await asyncio.sleep(60)
+                assert account.request_counts(before) == {"list": 4}
+                for number in range(100):
+                    account.add(f"new-{number}", seconds=30)
+                await asyncio.sleep(300)
+
+            assert len(payloads) == 300
+            assert {job_id.partition("-")[0] for job_id in ids(payloads)} == {"new"}
 
         run(main)
 

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 # Right after a job has completed, the location of its result may not be available yet.
 RESULT_LOCATION_TIMEOUT_SECONDS, RESULT_LOCATION_POLL_SECONDS = 10.0, 2.0
+# So many pages of jobs may be created between two requests.
+MAX_REPEATED_PAGES = 10
 
 # In the order of a job's life: a job that changes its status meanwhile is seen in a later list.
 _UNFINISHED = tuple(status for status in JobStatus if not status.is_terminal)
@@ -40,7 +42,7 @@ async def list_newest(send: Send, has_more: Callable[[list[Job], list[Job]], boo
     :param has_more: whether the next page is needed, given all jobs so far and those of the last page.
     """
     newest: list[Job] = []
-    pages = Pages[Job]()
+    pages = Pages[Job](MAX_REPEATED_PAGES)
     while not pages.is_complete:
         page = await send(endpoints.list_jobs(page_number=pages.next_number))
         newest += pages.add(page)

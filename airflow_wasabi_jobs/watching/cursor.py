@@ -15,7 +15,7 @@ import msgspec
 
 from airflow_wasabi_jobs.api.models import Job
 
-# A list may show a new job so much later than its time of creation says.
+# A list may show a new job so much later than its time of creation says. Until then, jobs of that time may be new.
 LIST_DELAY = timedelta(seconds=60)
 # A list may show a finished job as unfinished for a while, so the last jobs that finished are remembered.
 MAX_RECENT_JOBS = 500
@@ -118,18 +118,19 @@ def first_cursor(newest: list[Job], *, finished_since: datetime, now: datetime, 
     return Cursor(horizon, pending, finished)
 
 
-def may_have_recent(newest: list[Job], page: list[Job], finished_since: datetime) -> bool:
+def may_have_recent(newest: list[Job], page: list[Job], *, finished_since: datetime, now: datetime) -> bool:
     """
     Whether the next page of the newest jobs may matter for a first cursor.
 
     :param newest: all jobs so far, newest first.
     :param page: the jobs of the last page.
     :param finished_since: when the jobs that get an event finished at the earliest.
+    :param now: the present time.
     """
-    newest_created = _latest(job.created for job in newest)
+    horizon = next_horizon(None, newest, now)
     created = [job.created for job in page if job.created is not None]
     return any(_is_since(job, finished_since) for job in page) or (
-        newest_created is not None and bool(created) and min(created) > newest_created - LIST_DELAY
+        horizon is not None and bool(created) and min(created) > horizon
     )
 
 
@@ -184,9 +185,9 @@ def next_cursor(
 
 
 def next_horizon(horizon: datetime | None, newest: Iterable[Job], now: datetime) -> datetime | None:
-    """Return the horizon after a poll. A time in the future does not hide the jobs until then."""
-    created = _latest(job.created and min(job.created, now) for job in newest)
-    return _latest([horizon, created and created - LIST_DELAY])
+    """Return the horizon after a poll."""
+    created = _latest(job.created for job in newest)
+    return _latest([horizon, created and min(created, now - LIST_DELAY)])
 
 
 def _is_since(job: Job, since: datetime) -> bool:

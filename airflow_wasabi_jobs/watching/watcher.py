@@ -202,7 +202,7 @@ class Watcher:
 
     def _has_more(self, newest: list[Job], page: list[Job]) -> bool:
         if self._cursor is None:
-            return may_have_recent(newest, page, self._finished_since)
+            return may_have_recent(newest, page, finished_since=self._finished_since, now=utcnow())
         return self._cursor.may_have_newer(page)
 
     async def _check(self, job_id: str, subscription: Subscription, snapshot: Snapshot, send: account.Send) -> Check:

@@ -28,12 +28,12 @@ async def serve(old_jobs: int) -> None:
     from airflow_wasabi_jobs.emulator.jobs import EmulatedJobs
     from airflow_wasabi_jobs.emulator.server import Behaviour, create_application
 
-    random_source, now = random.Random(0), time.time()
-    created_at = now - 10 * 24 * 3600
+    random_source = random.Random(0)
+    created_at = time.time() - 3600 - 10 * old_jobs
     jobs = EmulatedJobs(lambda: created_at, speed=1.0)
     for number in range(old_jobs):
+        created_at += 10
         jobs.find_or_create(f"completes-old-{number}")
-    created_at = now + QUIET_SECONDS
     requests: list[tuple[float, str]] = []
     app = create_application(
         Behaviour(), jobs=jobs, log_request=lambda line: requests.append((time.time(), line.split()[1]))
