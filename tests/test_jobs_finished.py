@@ -9,6 +9,7 @@ import logging
 import runpy
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,6 @@ import jumping_clock
 import pytest
 from aiohttp import web
 from airflow.triggers import base
-from conftest import EXAMPLE_DAGS
 from connections import SECRET_KEY, set_connection
 from wait_runner import serialized_and_loaded
 from watched_account import WatchedAccount, serve_watched_account, watching
@@ -478,7 +478,7 @@ class TestArguments:
 
 @needs_airflow_3
 def test_example_reads_the_payloads() -> None:
-    example = runpy.run_path(str(EXAMPLE_DAGS / "example_wasabi_on_finished.py"))
+    example = runpy.run_path(str(Path(__file__).parent.parent / "example_dags" / "example_wasabi_on_finished.py"))
     payload = {"job_id": "12345", "name": "monday", "status": "failed", "metadata_path": None}
     other = {"job_id": "67890", "name": "tuesday", "status": "completed", "metadata_path": "s3://results/x.json"}
     events = [SimpleNamespace(extra={"from_trigger": True, "payload": each}) for each in (payload, other)]
