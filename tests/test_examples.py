@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from airflow.providers.common.compat.sdk import DAG
 
 from airflow_wasabi_jobs.emulator import AirEmulator
 
@@ -208,14 +209,16 @@ def test_test_of_the_guide(monkeypatch: Any, fast_polls: Any, capfd: Any, caplog
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_shows_good_practice(example: Path) -> None:
-    dag = runpy.run_path(str(example))["dag"]
+    dags = [value for value in runpy.run_path(str(example)).values() if isinstance(value, DAG)]
+    if not dags:
+        pytest.skip("this example needs Airflow 3")
 
-    assert (dag.doc_md or "").strip()
-    wasabi_tasks = [task for task in dag.tasks if task.task_type.startswith("Wasabi")]
-    assert wasabi_tasks
-    assert [task.task_id for task in wasabi_tasks if not task.retries] == []
-    mapped = [task for task in wasabi_tasks if hasattr(task, "partial_kwargs")]
-    assert [task.task_id for task in mapped if not task.partial_kwargs.get("map_index_template")] == []
+    for dag in dags:
+        assert (dag.doc_md or "").strip()
+        assert [task.task_id for task in dag.tasks if not task.retries] == []
+        wasabi_tasks = [task for task in dag.tasks if task.task_type.startswith("Wasabi")]
+        mapped = [task for task in wasabi_tasks if hasattr(task, "partial_kwargs")]
+        assert [task.task_id for task in mapped if not task.partial_kwargs.get("map_index_template")] == []
 
 
 def test_parsing_shows_no_warning_of_this_package() -> None:

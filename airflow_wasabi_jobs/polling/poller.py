@@ -12,6 +12,7 @@ from airflow_wasabi_jobs.api.client import AsyncJobsClient
 from airflow_wasabi_jobs.polling.poll import Poll, set_exception, to_raise
 from airflow_wasabi_jobs.polling.poll_group import PollGroup
 from airflow_wasabi_jobs.polling.request_queue import RequestQueue
+from airflow_wasabi_jobs.polling.snapshot import Snapshot
 from airflow_wasabi_jobs.polling.status_requests import StatusRequests
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Poller:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened: asyncio.Future[tuple[RequestQueue, StatusRequests]] = asyncio.get_running_loop().create_future()
         self._main_task: asyncio.Task[None] | None = None
+        self._snapshot = Snapshot(-math.inf)
 
     async def poll(self, poll: Poll, *, align: bool, first: bool) -> JobReport | JobStatus:
         """
@@ -80,6 +82,12 @@ class Poller:
         since = asyncio.get_running_loop().time()
         requests, _ = await self._open()
         return await requests.send(request, connection_name, since=since)
+
+    def get_snapshot(self, due_at: float) -> Snapshot:
+        """Return the results of a poll that watchers share, or those of a later one."""
+        if self._snapshot.due_at < due_at:
+            self._snapshot = Snapshot(due_at)
+        return self._snapshot
 
     async def close(self) -> None:
         """End the poller and all its requests."""

@@ -106,6 +106,12 @@ class Connection:
                 await self._read()
             return self._unwrap_result()
 
+    async def read_again(self, since: float) -> None:
+        """Read the connection, unless it was read since then."""
+        async with self._lock:
+            if self._read_started_at < since:
+                await self._read()
+
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.settings import Settings
     from airflow_wasabi_jobs.polling.poller import Poller
     from airflow_wasabi_jobs.polling.registry import ReadSettings
+    from airflow_wasabi_jobs.polling.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -113,6 +114,20 @@ class Subscription:
             except StopIteration as end:
                 result: T = end.value
                 return result
+
+    async def get_snapshot(self, due_at: float) -> Snapshot:
+        """
+        Return what all watchers of the account share in one poll.
+
+        :param due_at: when the poll is due, on the clock of the event loop.
+        :raises WasabiApiError: if the connection cannot be used.
+        """
+        settings = await self._connection.get_settings(since=self._started_at)
+        return (await self._get_poller(settings)).get_snapshot(due_at)
+
+    async def read_connection_again(self, since: float) -> None:
+        """Read the connection, unless another wait has done so since then, on the clock of the event loop."""
+        await self._connection.read_again(since)
 
     async def _get_poller(self, settings: Settings) -> Poller:
         if self._poller is None or self._poller.account != account_of(settings):

@@ -572,6 +572,7 @@ def test_unknown_status_is_an_error_for_a_single_job_and_none_elsewhere(expect_e
     ("text", "expected"),
     [
         ("2024-11-13T07:11:51Z", datetime(2024, 11, 13, 7, 11, 51, tzinfo=UTC)),
+        ("2024-11-13T07:11:51", datetime(2024, 11, 13, 7, 11, 51, tzinfo=UTC)),
         ("2024-11-13t07:11:51.123456789z", datetime(2024, 11, 13, 7, 11, 51, 123457, tzinfo=UTC)),
         ("2024-11-13T07:11:51+05:30", datetime(2024, 11, 13, 7, 11, 51, tzinfo=timezone(timedelta(hours=5.5)))),
     ],

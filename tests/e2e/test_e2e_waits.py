@@ -66,14 +66,15 @@ def test_log_of_a_wait(airflow: Airflow, runs: dict[str, str], mode: str) -> Non
     airflow.finish(dag_id, run_id)
 
     failed = airflow.log(dag_id, run_id, "fails")
-    assert f"Job 'fails-fails-{run_id}' (connection 'wasabi_default') failed: INTERNAL_ERROR (1 error)." in failed
+    described = f"Job 'fails-fails-{run_id}' (emulated-media/fails-fails-{run_id}.mp4, connection 'wasabi_default')"
+    assert f"{described} failed: INTERNAL_ERROR (1 error)." in failed
     assert failed.count(": status submitted, 0 errors") == 1
     # A deferred wait logs this in the trigger, and Airflow adds it to the task log.
     assert f"Job 'completes-with-1-error-completes-{run_id}': status completed, 1 error" in airflow.log(
         dag_id, run_id, "completes"
     )
     timed_out = airflow.log(dag_id, run_id, "times_out")
-    assert "did not finish within timeout=5 s (last status: " in timed_out
+    assert "did not finish within timeout=10 s (last status: " in timed_out
 
 
 @on_airflow_3

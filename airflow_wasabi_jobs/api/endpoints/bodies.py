@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -189,9 +189,14 @@ def _to_job(record: _JobBody) -> Job:
         priority=record.Priority,
         batch=record.Batch,
         user_id=record.UserId,
-        created=record.Created,
-        completed=record.Completed,
+        created=_to_utc(record.Created),
+        completed=_to_utc(record.Completed),
     )
+
+
+def _to_utc(at: datetime | None) -> datetime | None:
+    """Return a time with its zone, so that times can be compared. The API documents UTC."""
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def _to_url(source: _SourceBody | None) -> str | None:
