@@ -1,5 +1,5 @@
 """
-Take the screenshots of the quickstart from a running Airflow.
+Take the screenshots of the documentation from a running Airflow.
 
 Start ``make airflow PORT=8080`` in another terminal, then run this file with the Python of the same environment::
 
@@ -25,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 IMAGES = Path(__file__).parent / "images"
 DAG_ID = "example_wasabi_submit_and_wait"
 TASK_ID = "analyse"
+ASSET = "wasabi_jobs_ingest"
 LIMIT = 120.0
 ARGUMENTS = (
     "--headless",
@@ -39,7 +40,7 @@ ARGUMENTS = (
 
 
 def main() -> None:
-    """Run the example, and take a screenshot of its run, its log and its XCom."""
+    """Run the example, and take a screenshot of its run, its log and its XCom, and of the graph of an asset."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("password")
@@ -61,6 +62,9 @@ def main() -> None:
         browser.get(f"{run}/tasks/{TASK_ID}/xcom")
         find(browser, "//button[@aria-label='Expand all extra JSON']").click()
         take(browser, None, "//*[contains(text(), 'metadata_path')]", "airflow-xcom.png")
+        browser.get(f"{given.url}/assets")
+        find(browser, f"//a[normalize-space()='{ASSET}']").click()
+        take(browser, None, "//*[contains(@class, 'react-flow__node')]", "airflow-asset.png")
     finally:
         browser.quit()
 
