@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import msgspec
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_wasabi_jobs import metrics
+from airflow_wasabi_jobs import connection_form, metrics
 from airflow_wasabi_jobs.api import batches, endpoints, submissions
 from airflow_wasabi_jobs.api.client import AsyncJobsClient, JobsClient
 from airflow_wasabi_jobs.api.exceptions import AuthenticationError, ConnectionConfigError, WasabiApiError
@@ -21,7 +20,6 @@ from airflow_wasabi_jobs.api.ids import validate_id
 from airflow_wasabi_jobs.api.models import DEFAULT_PRIORITY, Destination, JobStatus, Source, Submission
 from airflow_wasabi_jobs.api.pages import Pages
 from airflow_wasabi_jobs.api.settings import Settings, build_settings, is_loopback
-from airflow_wasabi_jobs.get_provider_info import get_provider_info
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.results import DEFAULT_MAX_BYTES, read_result
 
@@ -344,35 +342,12 @@ class WasabiJobsHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return which fields the connection form hides and renames, for Airflow before 3.2."""
-        behaviour = _connection_type_info()["ui-field-behaviour"]
-        return {
-            "hidden_fields": behaviour["hidden-fields"],
-            "relabeling": behaviour["relabeling"],
-            "placeholders": behaviour["placeholders"],
-        }
+        return connection_form.get_field_behaviour()
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the form fields of the extra, for Airflow before 3.2."""
-        from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
-        from flask_babel import lazy_gettext
-        from wtforms import BooleanField, IntegerField, PasswordField, StringField
-        from wtforms.validators import Optional
-
-        def create_field(label: str, description: str, schema: dict[str, Any]) -> Any:
-            texts = {"label": lazy_gettext(label), "description": description}
-            match schema["type"][0], schema.get("format"):
-                case "boolean", _:
-                    return BooleanField(**texts, default=schema["default"])
-                case "integer", _:
-                    return IntegerField(**texts, validators=[Optional()], widget=BS3TextFieldWidget())
-                case _, "password":
-                    return PasswordField(**texts, widget=BS3PasswordFieldWidget())
-                case _:
-                    # Numbers, too: there is no field for a number with a fraction, and a string is accepted.
-                    return StringField(**texts, widget=BS3TextFieldWidget())
-
-        return {name: create_field(**field) for name, field in _connection_type_info()["conn-fields"].items()}
+        return connection_form.create_widgets()
 
     def _send(self, request: endpoints.Request[T]) -> T:
         client = self.get_conn()
@@ -438,7 +413,7 @@ class WasabiJobsHook(BaseHook):
             port=connection.port,
             # Airflow stores the path of a connection's URI as its schema.
             path=connection.schema,
-            extra=_normalize_extra(connection.extra),
+            extra=connection_form.normalize_extra(connection.extra),
         )
 
     def _log_changed_keys(self) -> None:
@@ -477,30 +452,3 @@ def _validate_job_id(job_id: str) -> str:
 async def _send_async(settings: Settings, request: endpoints.Request[T]) -> T:
     async with AsyncJobsClient(settings, metrics.count_request) as client:
         return await client.send(request)
-
-
-def _normalize_extra(extra: str | None) -> str | None:
-    """
-    Return the extra as Airflow saves it.
-
-    The Test button of Airflow 2 sends the form before it is saved: each field of the extra is there a second time with
-    a prefix, and a ticked box is a "y". Old tools save only the prefixed names.
-    """
-    prefix = f"extra__{WasabiJobsHook.conn_type}__"
-    if not extra or f'"{prefix}' not in extra:
-        return extra
-    try:
-        given = json.loads(extra)
-        saved = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
-        saved |= {name: value for name, value in given.items() if not name.startswith(prefix)}
-    except (ValueError, AttributeError, RecursionError):
-        return extra
-    for name, field in _connection_type_info()["conn-fields"].items():
-        if "boolean" in field["schema"]["type"] and saved.get(name) == "y":
-            saved[name] = True
-    return json.dumps(saved)
-
-
-def _connection_type_info() -> dict[str, Any]:
-    (info,) = get_provider_info()["connection-types"]
-    return dict(info)

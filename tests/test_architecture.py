@@ -38,6 +38,7 @@ LAYERS = [
     "polling",
     "links",
     "hooks",
+    "connection_form",
     "results",
     "exceptions",
     "metrics",

@@ -16,7 +16,7 @@ from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowException, AirflowNotFoundException, BaseHook, XCom, redact
 from loopback import Loopback, cut, hang, json_response, refused_url, reset, response, status_response
 
-from airflow_wasabi_jobs import hooks
+from airflow_wasabi_jobs import connection_form, hooks
 from airflow_wasabi_jobs.api import endpoints, exceptions
 from airflow_wasabi_jobs.api.batches import BatchReport
 from airflow_wasabi_jobs.api.models import Destination, Job, JobErrors, JobMetadata, JobReport, JobStatus, Source
@@ -971,7 +971,7 @@ class TestTestConnection:
 
     @pytest.mark.parametrize("extra", ['{"extra__wasabi__', '["extra__wasabi__retries"]', None])
     def test_extra_that_is_not_an_object_is_unchanged(self, extra):
-        assert hooks._normalize_extra(extra) == extra
+        assert connection_form.normalize_extra(extra) == extra
 
     @pytest.mark.parametrize(
         ("script", "expected"),
