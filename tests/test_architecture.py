@@ -30,6 +30,7 @@ LAYERS = [
     "demo",
     "operators",
     "sensors",
+    "lineage",
     "submitting",
     "triggers",
     "waiting",
