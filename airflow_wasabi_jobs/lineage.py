@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_wasabi_jobs.submitting.file_jobs import FileJobs
     from airflow_wasabi_jobs.waiting.wait import JobWait
 
-# An event with more would exceed what the backends of OpenLineage accept.
+# Bound the size of an event. Manifests and results files are listed besides.
 MAX_DATASETS = 100
 MAX_LISTED_FAILURES = 100
 

@@ -170,6 +170,18 @@ def test_submission_that_is_rejected(set_connection: Any, lineage_of: Any) -> No
     assert facet(extracted, "wasabi_job") == {}
 
 
+def test_keys_of_the_source(emulator: AirEmulator, lineage_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"login": "AKIA-of-the-source", "password": "secret/of-the-source"}
+    monkeypatch.setenv("AIRFLOW_CONN_THE_SOURCE", json.dumps({"conn_type": "aws", **keys}))
+
+    of_a_job = lineage_of(lambda: submit_task(source_conn_id="the_source"))
+    of_a_batch = lineage_of(lambda: batch_task(sources=["s3://media/a.mp4"], source_conn_id="the_source"))
+
+    assert datasets(of_a_job, "inputs") == ["s3://media monday.mp4"]
+    assert datasets(of_a_batch, "inputs") == ["s3://media a.mp4"]
+    assert "of-the-source" not in json.dumps([of_a_job, of_a_batch])
+
+
 def test_arguments_that_are_invalid(lineage_of: Any) -> None:
     extracted = lineage_of(lambda: submit_task(source="{{ 0 }}"), fails=True)
 

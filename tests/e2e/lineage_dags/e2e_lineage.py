@@ -30,9 +30,10 @@ with DAG(
             **SUBMISSION,
         )
     submit = WasabiSubmitJobOperator.partial(task_id="submit", wait_for_completion=False, **SUBMISSION).expand(
-        source=[{"bucket": "media", "object_key": file} for file in ("tuesday.mp4", "fails-on-tuesday.mp4")]
+        # Later than the sensors, so that these read their connection for OpenLineage only.
+        source=[{"bucket": "media", "object_key": f"{end}-after-30-seconds.mp4"} for end in ("completes", "fails")]
     )
-    WasabiJobSensor.partial(task_id="wait", fetch_metadata=True, end_from_trigger=True).expand(job_id=submit.output)
+    WasabiJobSensor.partial(task_id="wait", end_from_trigger=True).expand(job_id=submit.output)
     library = WasabiSubmitBatchOperator(
         task_id="library",
         sources=["s3://media/a.mp4", "s3://media/fails-b.mp4", "s3://media/c.mp4"],
