@@ -92,11 +92,17 @@ def build_console_link(console_url: str, location: str) -> str:
         ``https://s3.us-east-1.wasabisys.com/bucket/key``.
     :raises ValueError: if the location has no bucket or no key.
     """
-    bucket, key = _split_location(location)
+    bucket, key = split_location(location)
     return console_url.replace("{bucket}", quote(bucket, safe="")).replace("{key}", quote(key))
 
 
-def _split_location(location: str) -> tuple[str, str]:
+def split_location(location: str) -> tuple[str, str]:
+    """
+    Return the bucket and the key of an object.
+
+    :param location: as for :func:`build_console_link`, with or without the id of a connection.
+    :raises ValueError: if the location has no bucket or no key.
+    """
     scheme, _, path = location.partition("://")
     if scheme.lower() in {"http", "https"}:
         url = urlsplit(location)

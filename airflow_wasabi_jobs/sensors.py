@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -24,9 +25,8 @@ from airflow_wasabi_jobs.waiting.wait import BatchWait, JobWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import XComArg
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.triggers.base import BaseTrigger
-
-    from airflow_wasabi_jobs.waiting.wait import Wait
 
 
 class WasabiJobSensor(WasabiBaseSensor):
@@ -97,7 +97,20 @@ class WasabiJobSensor(WasabiBaseSensor):
             "max_error_count", self.max_error_count, minimum=0, task_id=self.task_id
         )
 
-    def _create_wait(self) -> Wait:
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002 - OpenLineage passes it
+        """
+        Return the :ref:`lineage <reference/lineage>` of the task, also after a failure. OpenLineage calls this.
+
+        :param task_instance: the task instance.
+        """
+        from airflow_wasabi_jobs import lineage
+
+        return lineage.job_lineage(self._wait.find_job(), self._wait)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
+
+    @cached_property
+    def _wait(self) -> JobWait:
         return JobWait(
             self.job_id,
             hook=self.hook,
@@ -213,7 +226,20 @@ class WasabiBatchSensor(WasabiBaseSensor):
     def _validate_max_failures(self) -> None:
         self.max_failures = validate_integer("max_failures", self.max_failures, minimum=0, task_id=self.task_id)
 
-    def _create_wait(self) -> Wait:
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002 - OpenLineage passes it
+        """
+        Return the :ref:`lineage <reference/lineage>` of the task, also after a failure. OpenLineage calls this.
+
+        :param task_instance: the task instance.
+        """
+        from airflow_wasabi_jobs import lineage
+
+        return lineage.batch_lineage(self.batch, self._wait.report)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
+
+    @cached_property
+    def _wait(self) -> BatchWait:
         return BatchWait(
             self.batch,
             hook=self.hook,

@@ -31,6 +31,7 @@ LAYERS = [
     "demo",
     "operators",
     "sensors",
+    "lineage",
     "submitting",
     "triggers",
     "watching",

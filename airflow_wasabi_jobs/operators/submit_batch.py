@@ -35,10 +35,11 @@ from airflow_wasabi_jobs.waiting.status_log import log_failure, log_start
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
     from airflow_wasabi_jobs.polling import Subscription
-    from airflow_wasabi_jobs.submitting.batch_run import BatchRun, FileResult
+    from airflow_wasabi_jobs.submitting.batch_run import BatchResults, BatchRun, FileResult
     from airflow_wasabi_jobs.submitting.file_jobs import FileJobs
     from airflow_wasabi_jobs.waiting.unfinished_jobs import UnfinishedJobs
 
@@ -178,6 +179,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
         self.poke_interval = poke_interval
         self.timeout = timeout
         self._has_default_batch = batch is None
+        self._file_jobs: FileJobs | None = None
+        self._results: BatchResults | None = None
         self._validate_literal_arguments()
 
     @cached_property
@@ -233,6 +236,21 @@ class WasabiSubmitBatchOperator(BaseOperator):
         file_jobs.rejections |= {int(number): reason for number, reason in (rejections or {}).items()}
         return self._run(file_jobs, timeout_at or time.time() + self._timeout_seconds)
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002 - OpenLineage passes it
+        """
+        Return the :ref:`lineage <reference/lineage>` of the task, also after a failure. OpenLineage calls this.
+
+        :param task_instance: the task instance.
+        """
+        from airflow_wasabi_jobs import lineage
+
+        if self._file_jobs is None:
+            return None
+        manifest = self.sources if isinstance(self.sources, str) else None
+        return lineage.files_lineage(self._file_jobs, self._results, manifest=manifest)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
+
     @property
     def _timeout_seconds(self) -> float:
         return conf.getfloat("sensors", "default_timeout") if self.timeout is None else to_seconds(self.timeout)
@@ -252,7 +270,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
             source_conn_id=self.source_conn_id,
         )
         files = read_files(self.sources, task_id=self.task_id)
-        return FileJobs(files, submission, resubmit_failed=self.resubmit_failed, **state)
+        self._file_jobs = FileJobs(files, submission, resubmit_failed=self.resubmit_failed, **state)
+        return self._file_jobs
 
     def _run(self, file_jobs: FileJobs, timeout_at: float) -> Any:
         """Submit and wait in an event loop, then return the XCom, defer, or raise the failure."""
@@ -372,27 +391,21 @@ class WasabiSubmitBatchOperator(BaseOperator):
 
     def _finish(self, file_jobs: FileJobs, results: list[FileResult]) -> dict[str, Any]:
         """Write the results file, and return the XCom or raise the failure."""
+        from airflow_wasabi_jobs.submitting.batch_run import BatchResults
         from airflow_wasabi_jobs.submitting.results_file import write_results
 
         if self.results_path is not None:
             write_results(self.results_path, results, with_locations=self.fetch_metadata)
             LOG.info("Batch %r: the results are in %s.", file_jobs.batch, self.results_path)
         failures = [result for result in results if self._is_failure(result)]
+        self._results = BatchResults(results, failures, self.results_path)
         if len(failures) > self.max_failures:
             raise WasabiBatchFailed(self._describe_failures(file_jobs, failures))
         return {
             "batch": file_jobs.batch,
             "files": len(file_jobs.files),
             "counts": file_jobs.counts(),
-            "failures": [
-                {
-                    "source": result.source,
-                    "job_id": result.job_id,
-                    "status": result.status,
-                    "error_code": result.error_code,
-                }
-                for result in failures[:MAX_LISTED_FAILURES]
-            ],
+            "failures": [failure.to_xcom() for failure in failures[:MAX_LISTED_FAILURES]],
             "more_failures": max(0, len(failures) - MAX_LISTED_FAILURES),
             "results_path": self.results_path,
         }

@@ -31,6 +31,7 @@ from airflow_wasabi_jobs.waiting.wait import JobWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_wasabi_jobs.api.models import Job
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
@@ -154,6 +155,7 @@ class WasabiSubmitJobOperator(BaseOperator):
         self.fetch_metadata = fetch_metadata
         self.if_exists: Any = if_exists
         self._has_default_name = name is None
+        self._wait: JobWait | None = None
         self._validate_literal_arguments()
 
     @cached_property
@@ -172,9 +174,9 @@ class WasabiSubmitJobOperator(BaseOperator):
             job_id = self._find_stored_job(context, submission) or self._submit_before_timeout(submission)
             self._store_job(context, submission, job_id)
             context["ti"].xcom_push(key="job_id", value=job_id)
+            wait = self._create_wait(job_id)
             if not self.wait_for_completion:
                 return job_id
-            wait = self._create_wait(job_id)
             if not self.deferrable:
                 return wait.poll_until_finished(to_seconds(self.poke_interval), timeout_at)
             return wait.poll() or self._defer(wait, job_id, timeout_at)
@@ -205,12 +207,32 @@ class WasabiSubmitJobOperator(BaseOperator):
         timeout_at = timeout_at or time.time() + self._timeout_seconds
         return wait.read_event(event) or self._defer(wait, job_id, timeout_at)
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """
+        Return the :ref:`lineage <reference/lineage>` of the task, also after a failure. OpenLineage calls this.
+
+        :param task_instance: the task instance.
+        """
+        import msgspec
+
+        from airflow_wasabi_jobs import lineage
+        from airflow_wasabi_jobs.api.models import Submission
+
+        try:
+            fields = self._build_submission({"ti": task_instance})
+        except ValueError:
+            # The task has failed because of it.
+            return lineage.job_lineage(None, self._wait)
+        return lineage.job_lineage(msgspec.convert(fields, Submission), self._wait)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
+
     @property
     def _timeout_seconds(self) -> float:
         return conf.getfloat("sensors", "default_timeout") if self.timeout is None else to_seconds(self.timeout)
 
     def _create_wait(self, job_id: str) -> JobWait:
-        return JobWait(
+        self._wait = JobWait(
             job_id,
             hook=self.hook,
             timeout=self._timeout_seconds,
@@ -219,6 +241,7 @@ class WasabiSubmitJobOperator(BaseOperator):
             resubmit_advice="Clear this task to submit a new job.",
             file=_file(self.source),
         )
+        return self._wait
 
     def _defer(self, wait: JobWait, job_id: str, timeout_at: float) -> NoReturn:
         poke_interval = to_seconds(self.poke_interval)

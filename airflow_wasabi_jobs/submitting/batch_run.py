@@ -60,6 +60,29 @@ class FileResult(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     metadata_path: str | None = None
 
+    def to_xcom(self) -> dict[str, Any]:
+        """Return how the file failed as a plain dict, for an XCom."""
+        return {
+            "source": self.source,
+            "job_id": self.job_id,
+            "status": self.status,
+            "error_code": self.error_code,
+        }
+
+
+class BatchResults(msgspec.Struct, frozen=True):
+    """
+    The end of a batch.
+
+    :param files: the end of each file.
+    :param failures: those of them that failed.
+    :param results_path: the URL of the results file, or None if there is none.
+    """
+
+    files: list[FileResult]
+    failures: list[FileResult]
+    results_path: str | None
+
 
 class BatchRun:
     """

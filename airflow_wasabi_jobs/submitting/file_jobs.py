@@ -77,6 +77,11 @@ class FileJobs:
         self._unfinished_others: set[str] = set()
         self.rejections: dict[int, str] = {}
 
+    @property
+    def services(self) -> list[str]:
+        """The services that analyse the files."""
+        return list(self._submission.services)
+
     def submission_of(self, number: int) -> Submission:
         """Return the submission of a file."""
         file = self.files[number]

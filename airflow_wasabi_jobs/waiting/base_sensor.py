@@ -84,9 +84,10 @@ class WasabiBaseSensor(BaseSensorOperator):
             self._validate_id("wasabi_conn_id", wasabi_conn_id, "connection id")
         validate_poke_interval(self.poke_interval, deferrable=deferrable, task_id=self.task_id)
 
+    @cached_property
     @abstractmethod
-    def _create_wait(self) -> Wait:
-        """Return what polls in a worker."""
+    def _wait(self) -> Wait:
+        """What polls in a worker."""
 
     @abstractmethod
     def _create_trigger(self) -> BaseTrigger:
@@ -102,10 +103,6 @@ class WasabiBaseSensor(BaseSensorOperator):
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
         return WasabiJobsHook(self.wasabi_conn_id)
-
-    @cached_property
-    def _wait(self) -> Wait:
-        return self._create_wait()
 
     def execute(self, context: Context) -> Any:
         """Wait, and return the XCom."""

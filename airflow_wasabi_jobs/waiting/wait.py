@@ -19,12 +19,14 @@ from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_statu
 
 if TYPE_CHECKING:
     from airflow_wasabi_jobs.api.batches import BatchCounter, BatchReport, FailedJob
-    from airflow_wasabi_jobs.api.models import JobErrors, JobMetadata, JobReport
+    from airflow_wasabi_jobs.api.models import Job, JobErrors, JobMetadata, JobReport
     from airflow_wasabi_jobs.hooks import WasabiJobsHook
 
 # Right after a job has completed, the location of its result may not be available yet.
 RESULT_LOCATION_TIMEOUT_SECONDS, RESULT_LOCATION_POLL_SECONDS = 60.0, 2.0
 MAX_DESCRIBED_FAILURES = 10
+# OpenLineage waits 10 seconds for the lineage of a task by default. A request may take the first and twice the second.
+LINEAGE_CONNECT_TIMEOUT_SECONDS, LINEAGE_READ_TIMEOUT_SECONDS = 1.0, 3.0
 
 Result = TypeVar("Result")
 
@@ -163,6 +165,10 @@ class JobWait(Wait):
     :param fetch_metadata: whether the XCom includes the location of the result.
     :param resubmit_advice: how the user can submit a new job after a failure.
     :param file: the media file, ``bucket/key``, if it is known.
+    :ivar job_id: the job's id.
+    :ivar report: the last report of the job, or None if there was none yet.
+    :ivar error_code: the error code of a job that failed, if it is known.
+    :ivar result_path: the location of the result, if it was requested.
     """
 
     def __init__(
@@ -175,24 +181,56 @@ class JobWait(Wait):
         file: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self._job_id = job_id
+        self.job_id = job_id
+        self.report: JobReport | None = None
+        self.error_code: str | None = None
+        self.result_path: str | None = None
         self._max_error_count = max_error_count
         self._fetch_metadata = fetch_metadata
         self._resubmit_advice = resubmit_advice
         self._file = file
+        self._job: Job | None = None
         super().__init__(**kwargs)
 
     @property
     def subject(self) -> str:
         """How log lines refer to it, such as ``Job '12345' (media/monday.mp4)``."""
-        return f"Job {self._job_id!r}" + (f" ({self._file})" if self._file else "")
+        return f"Job {self.job_id!r}" + (f" ({self._file})" if self._file else "")
 
     def _describe(self) -> str:
         details = ", ".join(filter(None, (self._file, self._connection)))
-        return f"Job {self._job_id!r} ({details})"
+        return f"Job {self.job_id!r} ({details})"
+
+    def find_job(self) -> Job | None:
+        """
+        Return the job with what it was submitted with, or None if the API does not return it within a few seconds.
+
+        For a job that has been polled: the API is known to respond.
+        """
+        import msgspec
+
+        from airflow_wasabi_jobs.api import endpoints
+        from airflow_wasabi_jobs.api.client import JobsClient
+
+        if self._job or self.report is None:
+            return self._job
+        try:
+            settings = self._hook.get_conn().settings
+            options = msgspec.structs.replace(
+                settings.options,
+                connect_timeout=min(settings.options.connect_timeout, LINEAGE_CONNECT_TIMEOUT_SECONDS),
+                read_timeout=min(settings.options.read_timeout, LINEAGE_READ_TIMEOUT_SECONDS),
+                retries=0,
+            )
+            # A client of its own: OpenLineage calls this in a copy of the process, which shares the open connections.
+            client = JobsClient(msgspec.structs.replace(settings, options=options), metrics.count_request)
+            self._job = client.send(endpoints.get_job(self.job_id))
+        except Exception as error:  # noqa: BLE001 - only the lineage lacks the file of the job
+            LOG.warning("%s: could not retrieve its file for OpenLineage. %s", self.subject, error)
+        return self._job
 
     def _poll(self) -> XCom | None:
-        report = self._hook.get_job_status(self._job_id)
+        self.report = report = self._hook.get_job_status(self.job_id)
         self._status_log.record_status(report.status.value, describe_job_status(report.status, report.error_count))
         return self._finish(report) if report.status.is_terminal else None
 
@@ -206,43 +244,46 @@ class JobWait(Wait):
         return self._finish(msgspec.convert(event, JobReport))
 
     def _finish(self, report: JobReport) -> XCom:
-        errors = None
+        self.report = report
         if not report.has_succeeded(self._max_error_count):
             errors = None if report.status.value == "cancelled" else self._get_errors()
+            self.error_code = errors.error_code if errors else None
             self._file = self._file or self._get_file()
         xcom = job_outcome(
             report,
             job=self._describe(),
             max_error_count=self._max_error_count,
-            error_code=errors.error_code if errors else None,
+            error_code=self.error_code,
             resubmit_advice=self._resubmit_advice,
         )
         if self._fetch_metadata:
             metadata = self._get_metadata()
             LOG.info("%s: the result is %s.", self.subject, metadata.path)
+            self.result_path = metadata.path
             xcom |= metadata.to_xcom()
         return xcom
 
     def _get_errors(self) -> JobErrors | None:
         try:
-            return self._hook.get_job_errors(self._job_id)
+            return self._hook.get_job_errors(self.job_id)
         except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the reason is missing
             LOG.warning("%s: could not retrieve the failure reason. %s", self.subject, error)
             return None
 
     def _get_file(self) -> str | None:
         try:
-            source = self._hook.get_job(self._job_id).source
+            self._job = self._hook.get_job(self.job_id)
         except Exception as error:  # noqa: BLE001 - the job has failed in any case; only the name of its file is missing
             LOG.warning("%s: could not retrieve the name of its file. %s", self.subject, error)
             return None
+        source = self._job.source
         return f"{source.bucket}/{source.object_key}" if source.bucket and source.object_key else None
 
     def _get_metadata(self) -> JobMetadata:
         deadline = time.monotonic() + RESULT_LOCATION_TIMEOUT_SECONDS
         while True:
             try:
-                return self._hook.get_job_metadata(self._job_id)
+                return self._hook.get_job_metadata(self.job_id)
             except NotFoundError:
                 if time.monotonic() + RESULT_LOCATION_POLL_SECONDS > deadline:
                     raise
@@ -257,6 +298,7 @@ class BatchWait(Wait):
     :param expected_jobs: the number of jobs that the batch has at least, or None for one.
     :param max_failures: how many jobs may fail or be cancelled.
     :param fail_fast: whether the wait ends as soon as more jobs than that failed or were cancelled.
+    :ivar report: the last report of the batch, or None if there was none yet.
     """
 
     def __init__(
@@ -267,6 +309,7 @@ class BatchWait(Wait):
         self._max_failures = max_failures
         self._fail_fast = fail_fast
         self._counter: BatchCounter | None = None
+        self.report: BatchReport | None = None
         super().__init__(**kwargs)
 
     @property
@@ -288,6 +331,7 @@ class BatchWait(Wait):
             # The counts are for the log only: without them the line has what the poll found.
             with suppress(WasabiApiError):
                 report = report.with_counts(batches.send_all(self._counter.count(), self._hook.get_conn().send))
+        self.report = report
         self._status_log.record_progress(report.status, report.describe(self._expected_jobs))
         return self._finish(report) if report.is_finished else None
 
@@ -305,10 +349,10 @@ class BatchWait(Wait):
 
         has_failed = report.failure_count > self._max_failures
         jobs = report.failed_jobs[:MAX_DESCRIBED_FAILURES] if has_failed else report.failed_jobs
+        described = self._add_error_codes(jobs) if jobs else []
+        self.report = msgspec.structs.replace(report, failed_jobs=[*described, *report.failed_jobs[len(jobs) :]])
         report = msgspec.structs.replace(
-            report,
-            failed_jobs=self._add_error_codes(jobs) if jobs else [],
-            more_failures=report.failure_count - len(jobs),
+            report, failed_jobs=described, more_failures=report.failure_count - len(described)
         )
         return batch_outcome(report, batch=self._describe(), max_failures=self._max_failures)
 
