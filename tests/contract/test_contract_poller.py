@@ -313,7 +313,8 @@ def test_rejected_keys_are_not_sent_again(
             (60, CountObjects()),
         ]
     )
-    assert 0 < world.account.clients[0].rejected_count <= MAX_CONCURRENT_REQUESTS
+    # Those in flight, and the polls that become due while the connection is read again.
+    assert 0 < world.account.clients[0].rejected_count <= MAX_CONCURRENT_REQUESTS + 9
 
 
 @settings(max_examples=SHORT_INTERVALS)

@@ -38,7 +38,7 @@ COMPONENTS = (
 )
 START_TIMEOUT, RUN_TIMEOUT = 180.0, 300.0
 # Every wait ends at this time, so that all processes are stopped properly.
-DEADLINE = time.monotonic() + 15 * 60
+DEADLINE = time.monotonic() + 30 * 60
 
 ACCESS_KEY = "AKIA-E2E-ACCESS-KEY-0001"
 SECRET_KEY = "e2e/Secret+Key=of-the-emulator/0002"
@@ -55,7 +55,7 @@ def until(condition: Callable[[], Any], description: str | Callable[[], str], ti
     while not (value := condition()):
         if time.monotonic() > deadline:
             missing = description if isinstance(description, str) else description()
-            raise AssertionError(f"after {timeout:.0f} seconds, or 15 minutes in all, still not {missing}")
+            raise AssertionError(f"after {timeout:.0f} seconds, or 30 minutes in all, still not {missing}")
         time.sleep(0.5)
     return value
 
