@@ -215,7 +215,7 @@ class Job(msgspec.Struct, frozen=True):
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """
-    A job to submit, validated by :mod:`airflow_wasabi_jobs.api.submissions`.
+    A job to submit. :meth:`~airflow_wasabi_jobs.hooks.WasabiJobsHook.build_submission` validates it.
 
     :param name: the job's name.
     :param source: the location of the media file.
