@@ -739,6 +739,11 @@ class TestSources:
         assert "sources[1] of task 'submit'" in str(at_parse_time.value)
         assert str(at_run_time.value) == str(at_parse_time.value)
 
+    @pytest.mark.parametrize("text", ["", "None", str(urls("a", "b"))])
+    def test_template_that_renders_to_text(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"^sources of task 'submit' is .*: pass the output of the upstream task"):
+            self.read(text)
+
     @pytest.mark.parametrize("key", ["k" * 300, "a", "ü" * 250])
     def test_job_names_are_unique_and_short(self, key: str) -> None:
         names = [

@@ -91,8 +91,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
         them have finished, more files are submitted. Default: None, for any number.
     :param submit_concurrency: how many requests are in flight at most while the task submits (int). Default: 8.
     :param max_failures: how many files may fail (int, templated). Default: 0.
-    :param fail_fast: whether more failures than that end the task at once (bool), instead of after all jobs have
-        finished. Default: False.
+    :param fail_fast: whether more failures than that end the task at once (bool), instead of after all files are
+        submitted and all jobs have finished. Default: False.
     :param resubmit_failed: whether a retried or cleared task submits files again whose job failed or was cancelled
         (bool). Default: True.
     :param max_error_count: how many errors a completed job may have before its file counts as a failure (int,
@@ -102,9 +102,9 @@ class WasabiSubmitBatchOperator(BaseOperator):
     :param results_path: URL of a file to write when the batch has finished (str, templated), also if it has failed,
         such as ``s3://conn_id@bucket/results.jsonl``. It has a line with a JSON object for each file: ``source``,
         ``job_id``, ``status``, ``error_count``, ``error_code`` and, with ``fetch_metadata``, ``metadata_path``.
-        Default: None, for no file.
+        Default: None, for no file. Needs ``wait_for_completion``.
     :param wait_for_completion: whether to wait (bool). If False, the task ends when all files are submitted, and its
-        XCom is ``{"batch": "…", "files": 10000}``. Default: True.
+        XCom is ``{"batch": "…", "files": 10000}``. Only rejected files count as failures then. Default: True.
     :param deferrable: whether to wait in the triggerer, without a worker (bool). Default: ``[operators]
         default_deferrable``.
     :param poke_interval: seconds between two polls (float or timedelta). Default: 60.
