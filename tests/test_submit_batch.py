@@ -221,6 +221,14 @@ class TestOutcome:
         with serve(Down()), pytest.raises(AirflowSensorTimeout, match="did not finish within timeout=0 s"):
             run_try(run, mode, sources=numbered(3), timeout=0)
 
+    def test_permanent_error_after_the_timeout(self, serve: Any, run: TaskRun, mode: str) -> None:
+        class Forbidden(BatchAccount):
+            def _list(self, query: Any) -> Response:
+                return response(403)
+
+        with serve(Forbidden()), pytest.raises(exceptions.PermissionDeniedError):
+            run_try(run, mode, sources=numbered(1), timeout=0)
+
     def test_permanent_error_of_a_poll(self, serve: Any, run: TaskRun, mode: str) -> None:
         class Forbidden(BatchAccount):
             def _list(self, query: Any) -> Response:
@@ -341,6 +349,17 @@ class TestEachFileOnce:
         assert set(account.submitted.values()) == {1}
         assert account.max_unfinished <= (max_unfinished_jobs or 4)
 
+    def test_list_that_is_late_after_failed_files_were_submitted_again(
+        self, serve: Any, run: TaskRun, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(batch_run, "SETTLING_SECONDS", 0.4)
+        fields = {"Created": "2026-11-01T00:00:00Z", "_hidden_for": 0}
+        failed = [make_batch_job(f"{number}.mp4", "failed", BATCH, **fields) for number in range(2)]
+        with serve(ListsLate(8, *failed)) as account:
+            assert run_try(run, "deferrable", sources=numbered(2)) == xcom(2, {"completed": 2})
+
+        assert set(account.submitted.values()) == {2}
+
     def test_list_that_is_late_after_a_killed_try(self, serve: Any, run: TaskRun) -> None:
         account = ListsLate(1, post_response=lambda number, _: response(403) if number == 3 else None)
         with serve(account):
@@ -358,7 +377,7 @@ class TestEachFileOnce:
         with (
             serve(ListsNothing()) as account,
             pytest.raises(
-                exceptions.InvalidResponseError, match=r"lists jobs for 0 files, but 3 files had a job before"
+                exceptions.InvalidResponseError, match=r"lists 0 jobs of these files, but there were 3 before"
             ),
         ):
             run_try(run, "deferrable", sources=numbered(3))
@@ -462,8 +481,8 @@ class TestEachFileOnce:
 class ListsLate(BatchAccount):
     """Shows a job only after its submission was followed by some lists."""
 
-    def __init__(self, lists: int, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, lists: int, *jobs: Any, **options: Any) -> None:
+        super().__init__(*jobs, **options)
         self._lists = lists
 
     def _submit(self, body: Any) -> Response:
@@ -939,6 +958,14 @@ class TestTrigger:
             event = asyncio.run(first_event(self.trigger()))
 
         assert type(exceptions.deserialize_error(event.payload["error"])) is exceptions.PermissionDeniedError
+
+    def test_waits_until_half_of_the_unfinished_jobs_have_finished(self, serve: Any, run: TaskRun) -> None:
+        task = batch_task(sources=numbered(9), max_unfinished_jobs=6, deferrable=True)
+        with serve(BatchAccount()), pytest.raises(TaskDeferred) as deferred:
+            inspect.unwrap(WasabiSubmitBatchOperator.execute)(task, run.context)
+
+        _, arguments = deferred.value.trigger.serialize()
+        assert (arguments["max_unfinished_jobs"], arguments["files_to_submit"]) == (3, 3)
 
     @pytest.mark.parametrize("unfinished", [3, 4])
     def test_large_batch_takes_few_requests(self, serve: Any, unfinished: int) -> None:

@@ -223,7 +223,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
         :param timeout_at: when the task times out, in seconds since the epoch.
         :param newest_before_try: when the newest job of the batch was created before this try of the task.
         :param rejections: why the API did not accept files, by the names of their jobs.
-        :param job_count: how many files had a job when the task was deferred.
+        :param job_count: how many jobs the files had when the task was deferred.
         """
         if "error" in event:
             raise deserialize_error(event["error"])

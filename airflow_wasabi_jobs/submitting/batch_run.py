@@ -177,14 +177,16 @@ class BatchRun:
         self._is_retry = False
         deadline = time.monotonic() + SETTLING_SECONDS
         while self._file_jobs.job_count < expected:
-            if time.monotonic() > deadline:
+            # A long list takes longer than that.
+            is_last = time.monotonic() > deadline
+            await asyncio.sleep(SETTLING_SECONDS / 10)
+            await self.refresh()
+            if is_last and self._file_jobs.job_count < expected:
                 raise InvalidResponseError(
-                    f"Batch {batch!r} lists jobs for {self._file_jobs.job_count} files, but {expected} files had a job "
+                    f"Batch {batch!r} lists {self._file_jobs.job_count} jobs of these files, but there were {expected} "
                     "before this task was deferred. It submits no more jobs, so that no file gets a second one. If "
                     "files were removed from the manifest, clear this task to continue."
                 )
-            await asyncio.sleep(SETTLING_SECONDS / 10)
-            await self.refresh()
 
     async def is_confirmed(self) -> bool:
         """List the batch again, and return whether that shows the same."""

@@ -53,7 +53,7 @@ class FileJobs:
     :param newest_before_try: when the newest job of the batch was created before this try began, if the try was
         deferred since then.
     :param rejections: why the API did not accept a file, by the name of its job, if the try was deferred since then.
-    :param min_job_count: how many files had a job when the try was deferred, or None if it was not deferred.
+    :param min_job_count: how many jobs the files had when the try was deferred, or None if it was not deferred.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class FileJobs:
         self._numbers_by_source = {(file.bucket, file.object_key): number for number, file in enumerate(files)}
         self._jobs: list[FileJob | None] = [None] * len(files)
         self._failed_before_try: set[str] = set()
+        self._job_ids: set[str] = set()
         self._unfinished: set[str] = set()
         # A manifest may have changed meanwhile, and with it the numbers of the files.
         self.rejections = {
@@ -106,6 +107,7 @@ class FileJobs:
             file_job = FileJob(job.job_id, job.status, job.created)
             number = self._number_of(job)
             if number is not None:
+                self._job_ids.add(job.job_id)
                 self._add(number, file_job)
             if file_job.is_unfinished:
                 self._unfinished.add(job.job_id)
@@ -121,6 +123,7 @@ class FileJobs:
     def record_submission(self, number: int, job: Job) -> None:
         """Take over the response to a submission."""
         file_job = self._jobs[number] = FileJob(job.job_id, job.status, job.created)
+        self._job_ids.add(job.job_id)
         if file_job.is_unfinished:
             self._unfinished.add(job.job_id)
         self.rejections.pop(number, None)
@@ -140,8 +143,8 @@ class FileJobs:
 
     @property
     def job_count(self) -> int:
-        """The number of files with a job."""
-        return sum(job is not None for job in self._jobs)
+        """The number of jobs of the files: more than one for a file that was submitted again."""
+        return len(self._job_ids)
 
     @property
     def has_unfinished_files(self) -> bool:
