@@ -269,8 +269,9 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
     :param wasabi_conn_id: id of the connection (str).
     :param poke_interval: seconds between two polls, more than 0 (float). The first poll follows after one interval.
     :param max_unfinished_jobs: how many jobs may be unfinished when the wait ends (int). Default: 0.
-    :param max_failures: how many jobs may fail or be cancelled during the wait before it ends (int). Default: None, for
-        any number.
+    :param failed_jobs: how many jobs of the batch had failed or been cancelled before the wait (int). Default: 0.
+    :param max_failures: how many more jobs may fail or be cancelled before the wait ends (int). Default: None, for any
+        number.
     :param files: number of files of the batch, for the log (int). Default: 0.
     :param files_to_submit: how many of them are not submitted yet, for the log (int). Default: 0.
     :raises ValueError: if the interval is invalid.
@@ -283,6 +284,7 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
         poke_interval: float,
         *,
         max_unfinished_jobs: int = 0,
+        failed_jobs: int = 0,
         max_failures: int | None = None,
         files: int = 0,
         files_to_submit: int = 0,
@@ -293,6 +295,7 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
         self.wasabi_conn_id = wasabi_conn_id
         self.poke_interval = poke_interval
         self.max_unfinished_jobs = max_unfinished_jobs
+        self.failed_jobs = failed_jobs
         self.max_failures = max_failures
         self.files = files
         self.files_to_submit = files_to_submit
@@ -306,6 +309,7 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
                 "wasabi_conn_id": self.wasabi_conn_id,
                 "poke_interval": self.poke_interval,
                 "max_unfinished_jobs": self.max_unfinished_jobs,
+                "failed_jobs": self.failed_jobs,
                 "max_failures": self.max_failures,
                 "files": self.files,
                 "files_to_submit": self.files_to_submit,
@@ -325,6 +329,7 @@ class WasabiUnfinishedJobsTrigger(BaseTrigger):
         wait = UnfinishedJobs(
             batch=self.batch,
             max_unfinished_jobs=self.max_unfinished_jobs,
+            failed_jobs=self.failed_jobs,
             max_failures=self.max_failures,
             files=self.files,
             files_to_submit=self.files_to_submit,

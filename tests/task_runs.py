@@ -44,6 +44,7 @@ class TaskRun:
     One task instance, as Airflow passes it in the context.
 
     :param xcom_file: file with the XComs, which outlives the process that pushes them.
+    :param try_number: the number of the try, from 1.
     :param task_state_store: Airflow's state of the task instance across tries (Airflow 3.3 and later).
     """
 
@@ -53,6 +54,7 @@ class TaskRun:
     dag_id: str = "media"
     task_id: str = "submit"
     task_state_store: Any = None
+    try_number: int = 1
 
     @property
     def context(self) -> Any:

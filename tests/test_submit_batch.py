@@ -13,6 +13,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,29 @@ class TestOutcome:
         with serve(OneFails(polls_to_finish=3)), pytest.raises(WasabiBatchFailed, match=r"1 of 3 files failed"):
             run_try(run, mode, sources=urls("a.mp4", "b.mp4", "fails.mp4"), fail_fast=True)
 
+    def test_fail_fast_counts_a_job_that_fails_before_the_first_poll(self, serve: Any, run: TaskRun, mode: str) -> None:
+        class FailsSoon(BatchAccount):
+            def _submit(self, body: Any) -> Response:
+                return super()._submit(body | {"Status": "submitted"})
+
+            def _list(self, query: Any) -> Response:
+                for job in self.jobs:
+                    job["Status"] = "failed" if job["Source"]["ObjectKey"] == "fails.mp4" else "in_progress"
+                return super()._list(query)
+
+        with serve(FailsSoon()), pytest.raises(WasabiBatchFailed, match=r"1 of 2 files failed"):
+            run_try(run, mode, sources=urls("a.mp4", "fails.mp4"), fail_fast=True)
+
+    def test_fail_fast_does_not_count_failed_files_that_are_submitted_again(
+        self, serve: Any, run: TaskRun, mode: str
+    ) -> None:
+        created = {"Created": "2026-11-01T00:00:00Z"}
+        existing = [make_batch_job(f"{number}.mp4", "failed", BATCH, **created) for number in range(3)]
+        with serve(BatchAccount(*existing)):
+            report = run_try(run, mode, sources=numbered(3), fail_fast=True, max_unfinished_jobs=1)
+
+        assert report == xcom(3, {"completed": 3})
+
     def test_empty_list(self, set_connection: Any, run: TaskRun, mode: str, tmp_path: Path) -> None:
         path = f"file://{tmp_path}/results.jsonl"
         with refused_url() as url:
@@ -171,12 +195,39 @@ class TestOutcome:
         assert report == {"batch": BATCH, "files": 3}
         assert len(account.jobs) == 3
 
+    def test_rejected_files_without_waiting(self, serve: Any, run: TaskRun, mode: str) -> None:
+        account = BatchAccount(post_response=lambda number, _: response(400) if number == 2 else None)
+        with serve(account), pytest.raises(WasabiBatchFailed, match=r"1 of 3 files failed, .* \(rejected: HTTP 400\)"):
+            run_try(run, mode, sources=numbered(3), wait_for_completion=False)
+
     def test_timeout(self, serve: Any, run: TaskRun, mode: str) -> None:
         with (
             serve(BatchAccount(make_batch_job("a.mp4", "completed", BATCH), polls_to_finish=9999)),
             pytest.raises(AirflowSensorTimeout, match=r"did not finish within timeout=0 s \(1 of 3 files done\)"),
         ):
             run_try(run, mode, sources=urls("a.mp4", "b.mp4", "c.mp4"), timeout=0.4)
+
+    def test_files_that_are_done_when_the_task_times_out(self, serve: Any, run: TaskRun, mode: str) -> None:
+        with serve(BatchAccount(*(make_batch_job(f"{number}.mp4", "completed", BATCH) for number in range(3)))):
+            assert run_try(run, mode, sources=numbered(3), timeout=0) == xcom(3, {"completed": 3})
+
+    def test_outage_until_the_task_times_out(self, serve: Any, run: TaskRun, mode: str, monkeypatch: Any) -> None:
+        monkeypatch.setattr(batch_run, "RETRY_SECONDS", 0.0)
+
+        class Down(BatchAccount):
+            def _list(self, query: Any) -> Response:
+                return response(503, Retry_After="0")
+
+        with serve(Down()), pytest.raises(AirflowSensorTimeout, match="did not finish within timeout=0 s"):
+            run_try(run, mode, sources=numbered(3), timeout=0)
+
+    def test_permanent_error_after_the_timeout(self, serve: Any, run: TaskRun, mode: str) -> None:
+        class Forbidden(BatchAccount):
+            def _list(self, query: Any) -> Response:
+                return response(403)
+
+        with serve(Forbidden()), pytest.raises(exceptions.PermissionDeniedError):
+            run_try(run, mode, sources=numbered(1), timeout=0)
 
     def test_permanent_error_of_a_poll(self, serve: Any, run: TaskRun, mode: str) -> None:
         class Forbidden(BatchAccount):
@@ -285,6 +336,97 @@ class TestEachFileOnce:
 
             assert len(emulator.job_names) == len(set(emulator.job_names)) == 30
 
+    @every_mode
+    @pytest.mark.parametrize("max_unfinished_jobs", [None, 2])
+    def test_list_that_is_late(
+        self, serve: Any, run: TaskRun, mode: str, max_unfinished_jobs: int | None, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(batch_run, "SETTLING_SECONDS", 0.4)
+        with serve(ListsLate(8)) as account:
+            report = run_try(run, mode, sources=numbered(4), max_unfinished_jobs=max_unfinished_jobs)
+
+        assert report == xcom(4, {"completed": 4})
+        assert set(account.submitted.values()) == {1}
+        assert account.max_unfinished <= (max_unfinished_jobs or 4)
+
+    def test_list_that_is_late_after_failed_files_were_submitted_again(
+        self, serve: Any, run: TaskRun, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(batch_run, "SETTLING_SECONDS", 0.4)
+        fields = {"Created": "2026-11-01T00:00:00Z", "_hidden_for": 0}
+        failed = [make_batch_job(f"{number}.mp4", "failed", BATCH, **fields) for number in range(2)]
+        with serve(ListsLate(8, *failed)) as account:
+            assert run_try(run, "deferrable", sources=numbered(2)) == xcom(2, {"completed": 2})
+
+        assert set(account.submitted.values()) == {2}
+
+    def test_list_that_is_late_after_a_killed_try(self, serve: Any, run: TaskRun) -> None:
+        account = ListsLate(1, post_response=lambda number, _: response(403) if number == 3 else None)
+        with serve(account):
+            with pytest.raises(exceptions.PermissionDeniedError):
+                run_try(run, sources=numbered(4), submit_concurrency=1)
+            assert run_try(replace(run, try_number=2), sources=numbered(4)) == xcom(4, {"completed": 4})
+
+        assert set(account.submitted.values()) == {1}
+
+    def test_jobs_that_stay_missing_from_the_list(self, serve: Any, run: TaskRun) -> None:
+        class ListsNothing(BatchAccount):
+            def _list(self, _: Any) -> Response:
+                return json_response({"Records": []})
+
+        with (
+            serve(ListsNothing()) as account,
+            pytest.raises(
+                exceptions.InvalidResponseError, match=r"lists 0 jobs of these files, but there were 3 before"
+            ),
+        ):
+            run_try(run, "deferrable", sources=numbered(3))
+
+        assert len(account.jobs) == 3
+
+    def test_job_with_another_name_than_submitted(self, serve: Any, run: TaskRun) -> None:
+        class RenamesJobs(BatchAccount):
+            def _record(self, job: Any) -> Any:
+                return super()._record(job) | {"Name": job["Name"].upper()}
+
+        with (
+            serve(RenamesJobs()) as account,
+            pytest.raises(exceptions.InvalidResponseError, match=r"the API stores it as '2026-11/MEDIA/0\.MP4'"),
+        ):
+            run_try(run, sources=numbered(20), submit_concurrency=1)
+
+        assert len(account.jobs) == 1
+
+    def test_list_whose_order_differs_from_page_to_page(self, serve: Any, run: TaskRun) -> None:
+        class Reorders(BatchAccount):
+            def _list(self, query: Any) -> Response:
+                if query["pageNumber"] == "2" and self.count("GET /jobs") == 2:
+                    self.jobs.insert(100, self.jobs.pop(99))
+                return super()._list(query)
+
+        with serve(
+            Reorders(*(make_batch_job(f"{number}.mp4", "completed", BATCH) for number in range(120)))
+        ) as account:
+            run_try(run, sources=numbered(120))
+
+        assert account.count("POST /jobs") == 0
+
+    def test_list_that_misses_a_new_job(self, serve: Any, run: TaskRun) -> None:
+        class Misses(BatchAccount):
+            complete_lists = 0
+
+            def _list(self, query: Any) -> Response:
+                self.complete_lists += "status" not in query
+                if self.complete_lists in {3, 4}:
+                    return json_response({"Records": [self._record(self.jobs[0])]})
+                return super()._list(query)
+
+        account = Misses(make_batch_job("fails.mp4", "failed", BATCH))
+        with serve(account), pytest.raises(WasabiBatchFailed, match="1 of 1 files failed"):
+            run_try(run, sources=urls("fails.mp4"))
+
+        assert len(account.jobs) == 2
+
     def test_many_errors(self, run: TaskRun, monkeypatch: Any) -> None:
         with AirEmulator(speed=25, error_rate=0.2, lost_answers=5) as emulator:
             monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
@@ -327,6 +469,34 @@ class TestEachFileOnce:
         assert report == xcom(11, {"completed": 11})
         assert account.max_unfinished == max_unfinished_jobs
         assert set(account.submitted.values()) == {1}
+
+    def test_max_unfinished_jobs_counts_a_second_job_of_a_file(self, serve: Any, run: TaskRun) -> None:
+        unfinished = [make_batch_job("a.mp4", "in_progress", BATCH) for _ in range(2)]
+        with serve(BatchAccount(*unfinished)) as account, pytest.raises(AirflowSensorTimeout):
+            run_try(run, sources=urls("a.mp4", "b.mp4"), max_unfinished_jobs=2, timeout=0.2)
+
+        assert account.count("POST /jobs") == 0
+
+
+class ListsLate(BatchAccount):
+    """Shows a job only after its submission was followed by some lists."""
+
+    def __init__(self, lists: int, *jobs: Any, **options: Any) -> None:
+        super().__init__(*jobs, **options)
+        self._lists = lists
+
+    def _submit(self, body: Any) -> Response:
+        return super()._submit(body | {"_hidden_for": self._lists})
+
+    def _list(self, query: Any) -> Response:
+        all_jobs = self.jobs
+        self.jobs = [job for job in all_jobs if job["_hidden_for"] <= 0]
+        for job in all_jobs:
+            job["_hidden_for"] -= 1
+        try:
+            return super()._list(query)
+        finally:
+            self.jobs = all_jobs
 
 
 def _run_worker(run: TaskRun, connection_uri: str, kill_after: tuple[str, int] | None, arguments: Any) -> None:
@@ -395,6 +565,39 @@ class TestRejections:
 
         assert account.count("POST /jobs") == 6
 
+    def test_rejection_is_remembered_when_the_manifest_changes(self, serve: Any, run: TaskRun, tmp_path: Path) -> None:
+        manifest = tmp_path / "files.txt"
+        manifest.write_text("\n".join(numbered(3)))
+
+        class AddsFile(BatchAccount):
+            def _list(self, query: Any) -> Response:
+                if query.get("status"):
+                    manifest.write_text("\n".join([*urls("new.mp4"), *numbered(3)]))
+                return super()._list(query)
+
+        account = AddsFile(post_response=lambda _, body: response(404) if "0.mp4" in body["Name"] else None)
+        with serve(account):
+            report = run_try(run, "deferrable", sources=f"file://{manifest}", max_failures=1)
+
+        assert report["counts"] == {"completed": 3, "rejected": 1}
+        assert account.submitted == Counter(["new.mp4", "1.mp4", "2.mp4"])
+
+    @every_mode
+    def test_cleared_task_with_many_rejected_files(self, serve: Any, run: TaskRun, mode: str) -> None:
+        sources = urls("a.mp4", *(f"bad-{number}.mp4" for number in range(12)))
+        account = BatchAccount(post_response=lambda _, body: response(400) if "bad" in body["Name"] else None)
+        with serve(account):
+            for _ in range(2):
+                report = run_try(run, mode, sources=sources, max_failures=12)
+                assert report["counts"] == {"completed": 1, "rejected": 12}
+
+    def test_fail_fast_stops_the_submission(self, serve: Any, run: TaskRun) -> None:
+        account = BatchAccount(post_response=lambda number, _: response(400) if number in {2, 4} else None)
+        with serve(account), pytest.raises(WasabiBatchFailed, match="2 of 50 files failed"):
+            run_try(run, sources=numbered(50), fail_fast=True, max_failures=1, submit_concurrency=1)
+
+        assert account.count("POST /jobs") == 4
+
     def test_cleared_task_submits_rejected_files_again(self, serve: Any, run: TaskRun) -> None:
         account = BatchAccount(post_response=lambda number, _: response(400) if number == 2 else None)
         with serve(account):
@@ -402,10 +605,19 @@ class TestRejections:
                 run_try(run, sources=numbered(3))
             assert run_try(run, sources=numbered(3)) == xcom(3, {"completed": 3})
 
-    def test_ten_equal_rejections_end_the_task(self, serve: Any, run: TaskRun) -> None:
-        account = BatchAccount(post_response=lambda _, body: json_response({"Error": f"No {body['Name']}"}, 400))
-        with serve(account), pytest.raises(exceptions.BadRequestError, match="No "):
-            run_try(run, sources=numbered(100))
+    @every_mode
+    @pytest.mark.parametrize("max_unfinished_jobs", [None, 3])
+    def test_ten_equal_rejections_end_the_task(
+        self, serve: Any, run: TaskRun, mode: str, max_unfinished_jobs: int | None
+    ) -> None:
+        def reject(_: int, body: Any) -> Response:
+            return json_response({"Error": f"No {body['Source']['ObjectKey']} for {body['Name']}"}, 400)
+
+        with (
+            serve(BatchAccount(post_response=reject)) as account,
+            pytest.raises(exceptions.BadRequestError, match="No "),
+        ):
+            run_try(run, mode, sources=numbered(100), max_unfinished_jobs=max_unfinished_jobs)
 
         assert 10 <= account.count("POST /jobs") <= 18  # those in flight included
 
@@ -431,12 +643,13 @@ class TestRejections:
 
         assert account.count("POST /jobs") <= 6
 
-    def test_outage_ends_the_task(self, serve: Any, run: TaskRun, monkeypatch: Any) -> None:
-        monkeypatch.setattr(batch_run, "RETRY_SECONDS", 0.1)
+    @pytest.mark.parametrize("count", [3, 5000])
+    def test_outage_ends_the_task(self, serve: Any, run: TaskRun, monkeypatch: Any, count: int) -> None:
+        monkeypatch.setattr(batch_run, "RETRY_SECONDS", 0.3)
         monkeypatch.setattr(batch_run, "MAX_BACKOFF_SECONDS", 0.02)
         account = BatchAccount(post_response=lambda *_: response(503))
         with serve(account), pytest.raises(exceptions.ServerError):
-            run_try(run, sources=numbered(5000))
+            run_try(run, sources=numbered(count), timeout=3)
 
         assert account.count("POST /jobs") < 400
 
@@ -545,6 +758,11 @@ class TestSources:
         assert "sources[1] of task 'submit'" in str(at_parse_time.value)
         assert str(at_run_time.value) == str(at_parse_time.value)
 
+    @pytest.mark.parametrize("text", ["", "None", str(urls("a", "b"))])
+    def test_template_that_renders_to_text(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"^sources of task 'submit' is .*: pass the output of the upstream task"):
+            self.read(text)
+
     @pytest.mark.parametrize("key", ["k" * 300, "a", "ü" * 250])
     def test_job_names_are_unique_and_short(self, key: str) -> None:
         names = [
@@ -572,6 +790,10 @@ class TestSources:
         ({"destination": {"bucket": "r"}}, r"^destination of task 'submit' has no region"),
         ({"services": []}, r"^services of task 'submit' is empty"),
         ({"priority": 11}, r"^priority of task 'submit' is 11"),
+        (
+            {"results_path": "file:///r.jsonl", "wait_for_completion": False},
+            r"^results_path of task 'submit' needs wait_for_completion",
+        ),
         ({"fetch_metadata": True}, r"^fetch_metadata of task 'submit' needs results_path"),
         ({"poke_interval": 0, "deferrable": True}, r"^poke_interval of task 'submit' is 0"),
         ({"timeout": -1}, r"^timeout of task 'submit' is -1"),
@@ -626,6 +848,37 @@ class TestResultsFile:
 
         assert "metadata_path" not in self.lines(tmp_path / "results.jsonl")[0]
         assert not [request for request in account.requests if request.endswith("metadata")]
+
+    def test_result_without_a_location(self, serve: Any, run: TaskRun, tmp_path: Path, monkeypatch: Any) -> None:
+        monkeypatch.setattr(batch_run, "RESULT_LOCATION_TIMEOUT_SECONDS", 0.02)
+
+        class NoLocation(BatchAccount):
+            def _job(self, job_id: str, endpoint: str) -> Response:
+                is_missing = endpoint == "metadata" and job_id == self.jobs[0]["Id"]
+                return response(404) if is_missing else super()._job(job_id, endpoint)
+
+        account = NoLocation(
+            *(make_batch_job(f"{number}.mp4", "completed", BATCH, Id=str(number)) for number in (0, 1))
+        )
+        with serve(account):
+            run_try(run, sources=numbered(2), results_path=f"file://{tmp_path}/results.jsonl", fetch_metadata=True)
+
+        locations = [line["metadata_path"] for line in self.lines(tmp_path / "results.jsonl")]
+        assert locations == [None, "s3://results/1_metadata.json"]
+
+    def test_outage_of_the_error_codes(self, serve: Any, run: TaskRun, monkeypatch: Any) -> None:
+        monkeypatch.setattr(batch_run, "RETRY_SECONDS", 0.0)
+
+        class NoErrorCodes(BatchAccount):
+            def _job(self, _job_id: str, _endpoint: str) -> Response:
+                return response(503, Retry_After="0")
+
+        jobs = [make_batch_job(f"{number}.mp4", "failed", BATCH) for number in range(20)]
+        with serve(NoErrorCodes(*jobs)) as account:
+            report = run_try(run, sources=numbered(20), max_failures=20, resubmit_failed=False, submit_concurrency=1)
+
+        assert report["counts"] == {"failed": 20}
+        assert len({request for request in account.requests if request.endswith("errors")}) == 1
 
     def test_replaces_an_earlier_file(self, serve: Any, run: TaskRun, tmp_path: Path) -> None:
         (tmp_path / "results.jsonl").write_text("earlier")
@@ -692,7 +945,7 @@ class TestTrigger:
         )
 
     def test_serialization_round_trip(self) -> None:
-        trigger = self.trigger(max_unfinished_jobs=3, max_failures=2, files=9, files_to_submit=4)
+        trigger = self.trigger(max_unfinished_jobs=3, failed_jobs=1, max_failures=2, files=9, files_to_submit=4)
 
         assert serialized_and_loaded(trigger).serialize() == trigger.serialize()
 
@@ -705,6 +958,14 @@ class TestTrigger:
             event = asyncio.run(first_event(self.trigger()))
 
         assert type(exceptions.deserialize_error(event.payload["error"])) is exceptions.PermissionDeniedError
+
+    def test_waits_until_half_of_the_unfinished_jobs_have_finished(self, serve: Any, run: TaskRun) -> None:
+        task = batch_task(sources=numbered(9), max_unfinished_jobs=6, deferrable=True)
+        with serve(BatchAccount()), pytest.raises(TaskDeferred) as deferred:
+            inspect.unwrap(WasabiSubmitBatchOperator.execute)(task, run.context)
+
+        _, arguments = deferred.value.trigger.serialize()
+        assert (arguments["max_unfinished_jobs"], arguments["files_to_submit"]) == (3, 3)
 
     @pytest.mark.parametrize("unfinished", [3, 4])
     def test_large_batch_takes_few_requests(self, serve: Any, unfinished: int) -> None:

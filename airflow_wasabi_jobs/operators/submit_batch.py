@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseOperat
 
 from airflow_wasabi_jobs import metrics
 from airflow_wasabi_jobs.api import submissions
-from airflow_wasabi_jobs.api.exceptions import deserialize_error
+from airflow_wasabi_jobs.api.exceptions import WasabiApiError, deserialize_error
 from airflow_wasabi_jobs.exceptions import WasabiBatchFailed
 from airflow_wasabi_jobs.links import WasabiResultsFileLink
 from airflow_wasabi_jobs.log import LOG
@@ -93,8 +92,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
         them have finished, more files are submitted. Default: None, for any number.
     :param submit_concurrency: how many requests are in flight at most while the task submits (int). Default: 8.
     :param max_failures: how many files may fail (int, templated). Default: 0.
-    :param fail_fast: whether more failures than that end the task at once (bool), instead of after all jobs have
-        finished. Default: False.
+    :param fail_fast: whether more failures than that end the task at once (bool), instead of after all files are
+        submitted and all jobs have finished. Default: False.
     :param resubmit_failed: whether a retried or cleared task submits files again whose job failed or was cancelled
         (bool). Default: True.
     :param max_error_count: how many errors a completed job may have before its file counts as a failure (int,
@@ -104,9 +103,9 @@ class WasabiSubmitBatchOperator(BaseOperator):
     :param results_path: URL of a file to write when the batch has finished (str, templated), also if it has failed,
         such as ``s3://conn_id@bucket/results.jsonl``. It has a line with a JSON object for each file: ``source``,
         ``job_id``, ``status``, ``error_count``, ``error_code`` and, with ``fetch_metadata``, ``metadata_path``.
-        Default: None, for no file.
+        Default: None, for no file. Needs ``wait_for_completion``.
     :param wait_for_completion: whether to wait (bool). If False, the task ends when all files are submitted, and its
-        XCom is ``{"batch": "…", "files": 10000}``. Default: True.
+        XCom is ``{"batch": "…", "files": 10000}``. Only rejected files count as failures then. Default: True.
     :param deferrable: whether to wait in the triggerer, without a worker (bool). Default: ``[operators]
         default_deferrable``.
     :param poke_interval: seconds between two polls (float or timedelta). Default: 60.
@@ -200,14 +199,14 @@ class WasabiSubmitBatchOperator(BaseOperator):
                 from airflow_wasabi_jobs.submitting.results_file import check_results_path
 
                 check_results_path(self.results_path, task_id=self.task_id)
-            return self._run(self._create_file_jobs(batch), timeout_at)
+            return self._run(self._create_file_jobs(batch), timeout_at, is_retry=context["ti"].try_number > 1)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after the triggerer, with the event of the trigger or an error of the scheduler."""
         with log_failure():
             if is_trigger_timeout(next_method, next_kwargs):
-                file_jobs = self._create_file_jobs(self._validate_rendered(context), is_resumed=True)
-                return self._finish(file_jobs, asyncio.run(self._poll_after_timeout(file_jobs)))
+                file_jobs = self._create_file_jobs(self._validate_rendered(context), min_job_count=0)
+                return self._run(file_jobs, timeout_at=time.time())
             return super().resume_execution(next_method, next_kwargs, context)
 
     def execute_complete(
@@ -215,8 +214,10 @@ class WasabiSubmitBatchOperator(BaseOperator):
         context: Context,
         event: dict[str, Any],
         timeout_at: float | None = None,
+        *,
         newest_before_try: str | None = None,
         rejections: dict[str, str] | None = None,
+        job_count: int = 0,
     ) -> Any:
         """
         Continue after the trigger's event: submit more files, wait on, or return or raise the outcome.
@@ -224,16 +225,17 @@ class WasabiSubmitBatchOperator(BaseOperator):
         :param event: the payload of the event.
         :param timeout_at: when the task times out, in seconds since the epoch.
         :param newest_before_try: when the newest job of the batch was created before this try of the task.
-        :param rejections: the numbers of the files that the API did not accept, with the reasons.
+        :param rejections: why the API did not accept files, by the names of their jobs.
+        :param job_count: how many jobs the files had when the task was deferred.
         """
         if "error" in event:
             raise deserialize_error(event["error"])
         file_jobs = self._create_file_jobs(
             self._validate_rendered(context),
-            is_resumed=True,
             newest_before_try=datetime.fromisoformat(newest_before_try) if newest_before_try else None,
+            rejections=rejections,
+            min_job_count=job_count,
         )
-        file_jobs.rejections |= {int(number): reason for number, reason in (rejections or {}).items()}
         return self._run(file_jobs, timeout_at or time.time() + self._timeout_seconds)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:  # noqa: ARG002 - OpenLineage passes it
@@ -273,19 +275,19 @@ class WasabiSubmitBatchOperator(BaseOperator):
         self._file_jobs = FileJobs(files, submission, resubmit_failed=self.resubmit_failed, **state)
         return self._file_jobs
 
-    def _run(self, file_jobs: FileJobs, timeout_at: float) -> Any:
+    def _run(self, file_jobs: FileJobs, timeout_at: float, *, is_retry: bool = False) -> Any:
         """Submit and wait in an event loop, then return the XCom, defer, or raise the failure."""
         if not file_jobs.files:
             return self._finish(file_jobs, [])
-        wait, results = asyncio.run(self._submit_and_wait(file_jobs, timeout_at))
+        wait, results = asyncio.run(self._submit_and_wait(file_jobs, timeout_at, is_retry=is_retry))
         if wait is not None:
             self._defer(wait, file_jobs, timeout_at)
-        if results is None:
-            return {"batch": file_jobs.batch, "files": len(file_jobs.files)}
         return self._finish(file_jobs, results)
 
-    @asynccontextmanager
-    async def _open_run(self, file_jobs: FileJobs) -> AsyncIterator[tuple[BatchRun, Subscription]]:
+    async def _submit_and_wait(
+        self, file_jobs: FileJobs, timeout_at: float, *, is_retry: bool
+    ) -> tuple[UnfinishedJobs | None, list[FileResult]]:
+        """Return what to wait for in the triggerer, or the results."""
         from airflow_wasabi_jobs.polling import Subscription
         from airflow_wasabi_jobs.submitting.batch_run import BatchRun
 
@@ -295,37 +297,35 @@ class WasabiSubmitBatchOperator(BaseOperator):
                 file_jobs,
                 concurrency=self.submit_concurrency,
                 max_unfinished_jobs=self.max_unfinished_jobs,
+                max_rejections=self.max_failures if self.fail_fast else None,
+                is_retry=is_retry,
             )
-            yield run, subscription
-
-    async def _submit_and_wait(
-        self, file_jobs: FileJobs, timeout_at: float
-    ) -> tuple[UnfinishedJobs | None, list[FileResult] | None]:
-        """Return what to wait for in the triggerer, or the results, or neither if the task does not wait."""
-        async with self._open_run(file_jobs) as (run, subscription):
+            wait = None
             try:
                 async with asyncio.timeout(max(0.0, timeout_at - time.time())):
                     wait = await self._wait(run, file_jobs, subscription, timeout_at)
-            except TimeoutError as error:
-                raise self._timeout_error(file_jobs) from error
-            if wait is not None or not self.wait_for_completion:
-                return wait, None
-            return None, await self._collect_results(run, file_jobs)
+            except TimeoutError:
+                await self._poll_after_timeout(run, file_jobs)
+            if wait is not None:
+                return wait, []
+            if not self.wait_for_completion:
+                return None, await run.collect_results(with_error_counts=False, with_locations=False, max_error_codes=0)
+            return None, await run.collect_results(
+                with_error_counts=self.results_path is not None or self.max_error_count is not None,
+                with_locations=self.fetch_metadata,
+                max_error_codes=len(file_jobs.files) if self.results_path is not None else MAX_LISTED_FAILURES,
+            )
 
-    async def _poll_after_timeout(self, file_jobs: FileJobs) -> list[FileResult]:
-        """List the batch a last time after the trigger has timed out."""
-        async with self._open_run(file_jobs) as (run, _):
+    async def _poll_after_timeout(self, run: BatchRun, file_jobs: FileJobs) -> None:
+        """List the batch a last time. Raise unless all files are done."""
+        try:
             await run.refresh()
-            if file_jobs.missing() or file_jobs.has_unfinished_files:
-                raise self._timeout_error(file_jobs)
-            return await self._collect_results(run, file_jobs)
-
-    async def _collect_results(self, run: BatchRun, file_jobs: FileJobs) -> list[FileResult]:
-        return await run.collect_results(
-            with_error_counts=self.results_path is not None or self.max_error_count is not None,
-            with_locations=self.fetch_metadata,
-            max_error_codes=len(file_jobs.files) if self.results_path is not None else MAX_LISTED_FAILURES,
-        )
+        except WasabiApiError as error:
+            if not error.is_transient:
+                raise
+            raise self._timeout_error(file_jobs) from error
+        if file_jobs.missing() or (self.wait_for_completion and file_jobs.has_unfinished_files):
+            raise self._timeout_error(file_jobs)
 
     async def _wait(
         self, run: BatchRun, file_jobs: FileJobs, subscription: Subscription, timeout_at: float
@@ -347,6 +347,7 @@ class WasabiSubmitBatchOperator(BaseOperator):
             wait = UnfinishedJobs(
                 batch=file_jobs.batch,
                 max_unfinished_jobs=self._max_unfinished_to_resume if files_to_submit else 0,
+                failed_jobs=run.listed_failures,
                 max_failures=max(0, self.max_failures - file_jobs.failure_count()) if self.fail_fast else None,
                 files=len(file_jobs.files),
                 files_to_submit=files_to_submit,
@@ -370,7 +371,6 @@ class WasabiSubmitBatchOperator(BaseOperator):
         self._log_start("the triggerer", file_jobs, timeout_at)
         metrics.count("deferred_waits")
         newest = file_jobs.newest_before_try
-        rejections = list(file_jobs.rejections.items())[:MAX_STORED_REJECTIONS]
         self.defer(
             trigger=WasabiUnfinishedJobsTrigger(
                 wasabi_conn_id=self.wasabi_conn_id,
@@ -381,7 +381,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
             kwargs={
                 "timeout_at": timeout_at,
                 "newest_before_try": newest.isoformat() if newest else None,
-                "rejections": {str(number): reason for number, reason in rejections},
+                "rejections": file_jobs.rejections_by_name(MAX_STORED_REJECTIONS),
+                "job_count": file_jobs.job_count,
             },
             timeout=timedelta(seconds=seconds_left),
         )
@@ -401,6 +402,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
         self._results = BatchResults(results, failures, self.results_path)
         if len(failures) > self.max_failures:
             raise WasabiBatchFailed(self._describe_failures(file_jobs, failures))
+        if not self.wait_for_completion:
+            return {"batch": file_jobs.batch, "files": len(file_jobs.files)}
         return {
             "batch": file_jobs.batch,
             "files": len(file_jobs.files),
@@ -411,6 +414,8 @@ class WasabiSubmitBatchOperator(BaseOperator):
         }
 
     def _is_failure(self, result: FileResult) -> bool:
+        if not self.wait_for_completion:
+            return result.status == "rejected"
         if result.status in {"failed", "cancelled", "rejected"}:
             return True
         is_limited = self.max_error_count is not None and result.error_count is not None
@@ -477,6 +482,10 @@ class WasabiSubmitBatchOperator(BaseOperator):
         if self.fetch_metadata and self.results_path is None:
             raise ValueError(
                 f"fetch_metadata of task {self.task_id!r} needs results_path: the locations are in the results file."
+            )
+        if self.results_path is not None and not self.wait_for_completion:
+            raise ValueError(
+                f"results_path of task {self.task_id!r} needs wait_for_completion: there are no results before."
             )
         validate_seconds("poke_interval", self.poke_interval, task_id=self.task_id)
         validate_poke_interval(to_seconds(self.poke_interval), deferrable=self.deferrable, task_id=self.task_id)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -44,15 +44,16 @@ class FileJob(msgspec.Struct, frozen=True):
 
 class FileJobs:
     """
-    The jobs of the files of a batch. Of several jobs of a file an unfinished one counts, then a completed one, then the
-    latest.
+    The jobs of the files of a batch. Of several jobs of a file an unfinished one counts, then a completed one, then one
+    that failed in this try of the task, then the latest.
 
     :param files: the files.
     :param submission: what every job of the batch is submitted with, except for its name and its source.
     :param resubmit_failed: whether a file is left to submit if its job failed before this try of the task.
     :param newest_before_try: when the newest job of the batch was created before this try began, if the try was
         deferred since then.
-    :param is_resumed: whether the try was deferred before.
+    :param rejections: why the API did not accept a file, by the name of its job, if the try was deferred since then.
+    :param min_job_count: how many jobs the files had when the try was deferred, or None if it was not deferred.
     """
 
     def __init__(
@@ -62,20 +63,32 @@ class FileJobs:
         *,
         resubmit_failed: bool = True,
         newest_before_try: datetime | None = None,
-        is_resumed: bool = False,
+        rejections: Mapping[str, str] | None = None,
+        min_job_count: int | None = None,
     ) -> None:
         self.files = files
         self.batch = submission.batch or ""
         self._submission = submission
+        # Without the keys, which a traceback may show.
+        self._expected: dict[str, Any] = {
+            "destination": msgspec.to_builtins(submission.destination),
+            "services": submission.services,
+            "batch": submission.batch,
+        }
         self._resubmit_failed = resubmit_failed
         self.newest_before_try = newest_before_try
-        self._is_try_known = is_resumed
+        self.min_job_count = min_job_count or 0
+        self._is_try_known = min_job_count is not None
         self._numbers = {job_name(self.batch, file): number for number, file in enumerate(files)}
         self._numbers_by_source = {(file.bucket, file.object_key): number for number, file in enumerate(files)}
         self._jobs: list[FileJob | None] = [None] * len(files)
         self._failed_before_try: set[str] = set()
-        self._unfinished_others: set[str] = set()
-        self.rejections: dict[int, str] = {}
+        self._job_ids: set[str] = set()
+        self._unfinished: set[str] = set()
+        # A manifest may have changed meanwhile, and with it the numbers of the files.
+        self.rejections = {
+            self._numbers[name]: why for name, why in (rejections or {}).items() if name in self._numbers
+        }
 
     @property
     def services(self) -> list[str]:
@@ -93,25 +106,31 @@ class FileJobs:
 
         :raises ValueError: if a job with the name of a file is for something else.
         """
-        self._unfinished_others.clear()
+        self._unfinished.clear()
         newest: datetime | None = None
         for job in listed:
             file_job = FileJob(job.job_id, job.status, job.created)
             number = self._number_of(job)
             if number is not None:
+                self._job_ids.add(job.job_id)
                 self._add(number, file_job)
-            elif file_job.is_unfinished:
-                self._unfinished_others.add(job.job_id)
+            if file_job.is_unfinished:
+                self._unfinished.add(job.job_id)
             if job.created is not None:
                 newest = job.created if newest is None else max(newest, job.created)
         if not self._is_try_known:
             self._is_try_known = True
             self.newest_before_try = newest
             self._failed_before_try = {job.job_id for job in self._jobs if job is not None and job.has_failed}
+        # A list may not show the newest jobs yet.
+        self._unfinished |= {job.job_id for job in self._jobs if job is not None and job.is_unfinished}
 
     def record_submission(self, number: int, job: Job) -> None:
         """Take over the response to a submission."""
-        self._jobs[number] = FileJob(job.job_id, job.status, job.created)
+        file_job = self._jobs[number] = FileJob(job.job_id, job.status, job.created)
+        self._job_ids.add(job.job_id)
+        if file_job.is_unfinished:
+            self._unfinished.add(job.job_id)
         self.rejections.pop(number, None)
 
     def missing(self) -> list[int]:
@@ -125,7 +144,12 @@ class FileJobs:
     @property
     def unfinished_count(self) -> int:
         """The number of unfinished jobs of the batch, also of those for other files."""
-        return len(self._unfinished_others) + sum(job is not None and job.is_unfinished for job in self._jobs)
+        return len(self._unfinished)
+
+    @property
+    def job_count(self) -> int:
+        """The number of jobs of the files: more than one for a file that was submitted again."""
+        return len(self._job_ids)
 
     @property
     def has_unfinished_files(self) -> bool:
@@ -133,9 +157,9 @@ class FileJobs:
         return any(job is not None and job.is_unfinished for job in self._jobs)
 
     def failure_count(self) -> int:
-        """Return the number of files whose job failed or was cancelled, or was not accepted."""
+        """Return the number of files that were not accepted, or whose last job failed or was cancelled."""
         return len(self.rejections) + sum(
-            job is not None and job.has_failed and number not in self.rejections
+            job is not None and job.has_failed and number not in self.rejections and not self._is_resubmitted(job)
             for number, job in enumerate(self._jobs)
         )
 
@@ -161,6 +185,10 @@ class FileJobs:
             else:
                 yield file, job, "unknown" if job else "missing"
 
+    def rejections_by_name(self, limit: int) -> dict[str, str]:
+        """Return why the API did not accept files, by the names of their jobs, for at most so many of them."""
+        return {self.submission_of(number).name: why for number, why in list(self.rejections.items())[:limit]}
+
     def rejection_of(self, number: int) -> str | None:
         """Return why the API did not accept a file."""
         return self.rejections.get(number)
@@ -173,17 +201,17 @@ class FileJobs:
         )
         if number is None:
             return None
-        expected = msgspec.to_builtins(self.submission_of(number))
-        if difference := submissions.find_difference(expected, job):
+        file = self.files[number]
+        if difference := submissions.find_difference(self._expected | {"source": msgspec.to_builtins(file)}, job):
             raise ValueError(
-                f"Job name {expected['name']!r} already belongs to job {job.job_id} for {difference}. Use another "
-                "batch, or the arguments with which the jobs of this batch were submitted."
+                f"Job name {job_name(self.batch, file)!r} already belongs to job {job.job_id} for {difference}. Use "
+                "another batch, or the arguments with which the jobs of this batch were submitted."
             )
         return number
 
     def _add(self, number: int, job: FileJob) -> None:
         current = self._jobs[number]
-        if current is None or current.job_id == job.job_id or _rank(job) >= _rank(current):
+        if current is None or current.job_id == job.job_id or self._rank(job) >= self._rank(current):
             self._jobs[number] = job
 
     def _is_resubmitted(self, job: FileJob) -> bool:
@@ -194,8 +222,9 @@ class FileJobs:
         )
         return job.job_id in self._failed_before_try or is_older
 
-
-def _rank(job: FileJob) -> int:
-    if job.is_unfinished:
-        return 2
-    return 0 if job.has_failed else 1
+    def _rank(self, job: FileJob) -> int:
+        if job.is_unfinished:
+            return 3
+        if not job.has_failed:
+            return 2
+        return 0 if self._is_resubmitted(job) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ def read_files(sources: object, *, task_id: str) -> list[Source]:
     :param task_id: the task, for messages.
     :raises ValueError: if an entry is invalid, with its index or its line.
     """
+    if isinstance(sources, str) and not re.match(r"\s*[\w+.-]+://", sources):
+        raise ValueError(
+            f"sources of task {task_id!r} is {sources[:80]!r}, but must be a list or the URL of a manifest. A template "
+            "renders a list to text: pass the output of the upstream task instead."
+        )
     entries = (
         read_manifest(sources, task_id=task_id) if isinstance(sources, str) else _read_entries(sources, task_id=task_id)
     )

@@ -27,13 +27,15 @@ class UnfinishedJobs(msgspec.Struct, frozen=True, kw_only=True):
 
     :param batch: the batch.
     :param max_unfinished_jobs: the wait ends when no more jobs of the batch are unfinished.
-    :param max_failures: the wait ends when more jobs of the batch have failed since it began, or None to wait on.
+    :param failed_jobs: how many jobs of the batch had failed before the wait.
+    :param max_failures: the wait ends when more jobs than that have failed since then, or None to wait on.
     :param files: the number of files of the batch, for the log.
     :param files_to_submit: how many of them are left to submit, for the log.
     """
 
     batch: str
     max_unfinished_jobs: int = 0
+    failed_jobs: int = 0
     max_failures: int | None = None
     files: int = 0
     files_to_submit: int = 0
@@ -51,7 +53,6 @@ async def wait_for_unfinished_jobs(wait: UnfinishedJobs, subscription: Subscript
     status_log = StatusLog(f"Batch {wait.batch!r}")
     counter = batches.BatchCounter(wait.batch)
     progress = Progress(wait.files, "done")
-    failures_before: int | None = None
     while True:
         await asyncio.sleep(poke_interval)
         metrics.count("polls")
@@ -62,8 +63,7 @@ async def wait_for_unfinished_jobs(wait: UnfinishedJobs, subscription: Subscript
             failures = 0
             if not is_over and (wait.max_failures is not None or status_log.is_progress_due("running")):
                 failed = await subscription.send_all(counter.count(_FAILURES))
-                failures_before = sum(failed.values()) if failures_before is None else failures_before
-                failures = sum(failed.values()) - failures_before
+                failures = max(0, sum(failed.values()) - wait.failed_jobs)
                 is_over = wait.max_failures is not None and failures > wait.max_failures
             if not is_over and status_log.is_progress_due("running"):
                 unfinished = sum((await subscription.send_all(counter.count(_UNFINISHED))).values())
