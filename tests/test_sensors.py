@@ -598,7 +598,7 @@ class TestDeferrable:
             )
 
         assert task.trigger.serialize() == (
-            "airflow_wasabi_jobs.triggers.WasabiJobTrigger",
+            "airflow_wasabi_jobs.triggers.job.WasabiJobTrigger",
             {
                 "job_id": "12345",
                 "wasabi_conn_id": "wasabi_default",

@@ -14,12 +14,11 @@ from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from loopback import Loopback, ServerConnection, delayed, json_response, response, status_response
 from wait_runner import first_event, in_triggerer, serialized_and_loaded
 
-from airflow_wasabi_jobs import triggers
 from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.polling import Subscription
-from airflow_wasabi_jobs.triggers import WasabiJobTrigger
+from airflow_wasabi_jobs.triggers import WasabiJobTrigger, intervals
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def test_exponential_backoff_is_that_of_a_poking_sensor(
 def test_exponential_backoff_has_jitter() -> None:
     job_trigger = trigger(poke_interval=60, exponential_backoff=True)
 
-    poll_intervals = {triggers._next_interval(job_trigger, 10) for _ in range(100)}
+    poll_intervals = {intervals.next_interval(job_trigger, 10) for _ in range(100)}
     assert max(poll_intervals) / min(poll_intervals) > 1.5
 
 
@@ -138,7 +137,7 @@ def xcoms(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     async def push(_: Any, xcom: Any) -> None:
         xcoms.append(xcom)
 
-    monkeypatch.setattr("airflow_wasabi_jobs.triggers._push_xcom", push)
+    monkeypatch.setattr("airflow_wasabi_jobs.triggers.job._push_xcom", push)
     return xcoms
 
 
@@ -159,7 +158,7 @@ class TestEndFromTrigger:
         async def fail(*_: Any) -> None:
             raise RuntimeError("push failed")
 
-        monkeypatch.setattr("airflow_wasabi_jobs.triggers._push_xcom", fail)
+        monkeypatch.setattr("airflow_wasabi_jobs.triggers.job._push_xcom", fail)
         with Loopback(status_response("completed", 2)) as server:
             set_connection(server.url)
             event = asyncio.run(asyncio.wait_for(first_event(in_triggerer(trigger(end_from_trigger=True))), 10))
@@ -220,7 +219,7 @@ def test_trigger_logs_the_wait_and_reads_the_connection_once(
 def test_exponential_backoff_never_overflows() -> None:
     job_trigger = trigger(poke_interval=60, exponential_backoff=True, max_wait=3600.0)
 
-    assert triggers._next_interval(job_trigger, 100_000) == 3600
+    assert intervals.next_interval(job_trigger, 100_000) == 3600
 
 
 def test_trigger_does_not_block_the_event_loop(set_connection: Any) -> None:

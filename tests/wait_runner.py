@@ -54,7 +54,7 @@ def run_wait(
     async def push(_: Any, xcom: Any) -> None:
         xcoms.append(xcom)
 
-    monkeypatch.setattr("airflow_wasabi_jobs.triggers._push_xcom", push)
+    monkeypatch.setattr("airflow_wasabi_jobs.triggers.job._push_xcom", push)
     context: Any = {"ti": SimpleNamespace(get_first_reschedule_date=lambda _: started_at, **_IDENTITY)}
     if kind is WasabiJobSensor:
         arguments = {"job_id": "12345", **arguments}

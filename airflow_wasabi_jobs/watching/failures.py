@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
 
 from airflow_wasabi_jobs.api.exceptions import WasabiApiError
+from airflow_wasabi_jobs.log import LOG
 
 MAX_BACKOFF_SECONDS = 300.0
 MIN_PERMANENT_RETRY_SECONDS, PERMANENT_RETRY_POLLS = 30.0, 5
@@ -16,13 +16,11 @@ class FailureLog:
     """
     Logs the beginning and the end of a series of failed polls, and each permanent error once.
 
-    :param log: the logger of the trigger.
     :param subject: how log lines refer to the watcher.
     :param poke_interval: seconds between two polls.
     """
 
-    def __init__(self, log: Any, subject: str, poke_interval: float) -> None:
-        self._log = log
+    def __init__(self, subject: str, poke_interval: float) -> None:
         self._subject = subject
         self._poke_interval = poke_interval
         self._failed_polls = 0
@@ -39,7 +37,7 @@ class FailureLog:
         """Log the end of a series of failed polls."""
         if self._failed_polls:
             polls = f"{self._failed_polls} failed poll{'' if self._failed_polls == 1 else 's'}"
-            self._log.info("%s: API is responding again after %s.", self._subject, polls)
+            LOG.info("%s: API is responding again after %s.", self._subject, polls)
         self._failed_polls, self._last_message, self.failed_at = 0, "", None
 
     def record(self, error: Exception, due_at: float) -> None:
@@ -55,7 +53,7 @@ class FailureLog:
             delay = self._poke_interval * 2 ** min(self._failed_polls - 1, 10)
             self._retry_at = due_at + min(delay, max(MAX_BACKOFF_SECONDS, self._poke_interval))
             if self._failed_polls == 1:
-                self._log.warning("%s: API not responding; still watching. %s", self._subject, error)
+                LOG.warning("%s: API not responding; still watching. %s", self._subject, error)
             return
         slower = min(PERMANENT_RETRY_POLLS * self._poke_interval, MAX_BACKOFF_SECONDS)
         delay = max(slower, MIN_PERMANENT_RETRY_SECONDS, self._poke_interval)
@@ -63,6 +61,4 @@ class FailureLog:
         if str(error) != self._last_message:
             self._last_message = str(error)
             details = None if isinstance(error, WasabiApiError) else error
-            self._log.error(
-                "%s: polling failed; retrying every %.0f s. %s", self._subject, delay, error, exc_info=details
-            )
+            LOG.error("%s: polling failed; retrying every %.0f s. %s", self._subject, delay, error, exc_info=details)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.watching.cursor import Cursor
 
 
@@ -16,14 +17,12 @@ class CursorStore:
     :param asset_state_store: Airflow's store of the asset, or None before Airflow 3.3.
     :param key: the key of the watcher in the store.
     :param subject: how log lines refer to the watcher.
-    :param log: the logger of the trigger.
     """
 
-    def __init__(self, asset_state_store: Any, *, key: str, subject: str, log: Any) -> None:
+    def __init__(self, asset_state_store: Any, *, key: str, subject: str) -> None:
         self._asset_state_store = asset_state_store
         self._key = key
         self._subject = subject
-        self._log = log
         self._saved: Any = None
         self._is_failing = False
 
@@ -35,7 +34,7 @@ class CursorStore:
             self._saved = await self._asset_state_store.aget(self._key)
         except ValueError:
             self._asset_state_store = None
-            self._log.warning(
+            LOG.warning(
                 "%s: more than one asset has this trigger, so Airflow cannot store which events it has had, and a "
                 "restart may repeat events. Give each asset a trigger with different arguments.",
                 self._subject,
@@ -43,7 +42,7 @@ class CursorStore:
         try:
             return None if self._saved is None else Cursor.from_store(self._saved)
         except msgspec.ValidationError as error:
-            self._log.warning("%s: the stored cursor cannot be used, and a new one begins. %s", self._subject, error)
+            LOG.warning("%s: the stored cursor cannot be used, and a new one begins. %s", self._subject, error)
             return None
 
     async def save(self, cursor: Cursor) -> None:
@@ -55,7 +54,7 @@ class CursorStore:
             await self._asset_state_store.aset(self._key, content)
         except Exception as error:  # noqa: BLE001 - whatever the error is, the watcher goes on
             if not self._is_failing:
-                self._log.warning(
+                LOG.warning(
                     "%s: Airflow could not store the cursor; a restart may repeat events. %s", self._subject, error
                 )
             self._is_failing = True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from airflow_wasabi_jobs.api import endpoints
 from airflow_wasabi_jobs.api.exceptions import NotFoundError, WasabiApiError
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.polling import Subscription
 from airflow_wasabi_jobs.watching import account
 from airflow_wasabi_jobs.watching.cursor import (
@@ -82,7 +83,6 @@ class Watcher:
     :param poke_interval: seconds between two polls.
     :param lookback: jobs that finished so many seconds before the start get an event, if no cursor is stored.
     :param asset_state_store: Airflow's store of the asset, or None before Airflow 3.3.
-    :param log: the logger of the trigger.
     """
 
     def __init__(
@@ -93,14 +93,12 @@ class Watcher:
         poke_interval: float,
         lookback: float,
         asset_state_store: Any,
-        log: Any,
     ) -> None:
         self._selection = selection
         self._read_settings = read_settings
         self._finished_since = utcnow() - timedelta(seconds=lookback)
-        self._store = CursorStore(asset_state_store, key=selection.key, subject=selection.subject, log=log)
-        self._failures = FailureLog(log, selection.subject, poke_interval)
-        self._log = log
+        self._store = CursorStore(asset_state_store, key=selection.key, subject=selection.subject)
+        self._failures = FailureLog(selection.subject, poke_interval)
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[PollResult] | None = None
         self._is_loaded = False
@@ -230,10 +228,10 @@ class Watcher:
         errors = [check for check in checks if check.error is not None]
         for check in errors:
             if check.is_done:
-                self._log.warning("Job %r is not watched any longer. %s", check.job_id, check.error)
+                LOG.warning("Job %r is not watched any longer. %s", check.job_id, check.error)
         new = [check for check in errors if self._attempts[check.job_id] == 1]
         if new:
-            self._log.warning(
+            LOG.warning(
                 "%s: polling %d finished job%s failed; retrying at each poll. %s",
                 self._selection.subject,
                 len(new),
