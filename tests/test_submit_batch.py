@@ -440,6 +440,14 @@ class TestEachFileOnce:
         with serve(BatchAccount(*others)):
             assert run_try(run, mode, sources=numbered(2)) == xcom(2, {"completed": 2})
 
+    def test_jobs_of_other_batches_do_not_count(self, serve: Any, run: TaskRun) -> None:
+        class FiltersInexactly(BatchAccount):
+            def _record(self, job: Any) -> Any:
+                return super()._record(job) | ({"Batch": f"{BATCH}-b"} if job is self.jobs[0] else {})
+
+        with serve(FiltersInexactly(make_batch_job("old.mp4", "in_progress", BATCH))):
+            assert run_try(run, sources=numbered(2), max_unfinished_jobs=1) == xcom(2, {"completed": 2})
+
     def test_job_with_another_destination_is_an_error(self, serve: Any, run: TaskRun) -> None:
         other = make_batch_job("b.mp4", "completed", BATCH, Destination={"Bucket": "staging", "Region": "us-east-1"})
         with (
