@@ -460,6 +460,18 @@ class TestEachFileOnce:
 
         assert account.count("POST /jobs") == 0
 
+    @every_mode
+    def test_list_without_batches(self, serve: Any, run: TaskRun, mode: str) -> None:
+        class WithoutBatches(BatchAccount):
+            def _record(self, job: Any) -> Any:
+                return {field: value for field, value in super()._record(job).items() if field != "Batch"}
+
+        with serve(WithoutBatches()) as account:
+            for _ in range(2):
+                assert run_try(run, mode, sources=numbered(3))["counts"] == {"completed": 3}
+
+        assert set(account.submitted.values()) == {1}
+
     def test_jobs_without_a_name_are_found_by_their_file(self, serve: Any, run: TaskRun) -> None:
         job = make_batch_job("a.mp4", "completed", BATCH)
         del job["Name"]

@@ -147,7 +147,10 @@ class BatchRun:
             if not is_repeated:
                 break
         self.listed_failures = sum(job.status in _FAILURES for job in jobs.values())
-        self._file_jobs.update([job for job in jobs.values() if job.batch == batch])
+        # A list may leave out the batch, which is part of the name of a job, too.
+        self._file_jobs.update(
+            [job for job in jobs.values() if job.batch == batch or (job.batch is None and job.name is not None)]
+        )
 
     async def submit_missing(self) -> None:
         """
