@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections import Counter
 from typing import Self
 
@@ -14,12 +15,16 @@ class StatsdReceiver:
     def __enter__(self) -> Self:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
-        self._socket.setblocking(False)
         self.counters: Counter[str] = Counter()
         self.timings: dict[str, list[float]] = {}
+        # The buffer of the socket holds some hundred packets only.
+        self._thread = threading.Thread(target=self._receive)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._send_end()
+        self._thread.join()
         self._socket.close()
 
     @property
@@ -27,17 +32,22 @@ class StatsdReceiver:
         """The configuration of an Airflow that sends its metrics here."""
         host, port = self._socket.getsockname()
         settings = {"STATSD_ON": "True", "STATSD_HOST": host, "STATSD_PORT": str(port), "STATSD_PREFIX": "airflow"}
-        # Airflow has so many metrics that the buffer of the socket would overflow.
         settings["METRICS_ALLOW_LIST"] = "wasabi_jobs"
         return {f"AIRFLOW__METRICS__{name}": value for name, value in settings.items()}
 
     def receive(self) -> None:
-        """Read what has arrived."""
-        while True:
-            try:
-                packet = self._socket.recv(64 * 1024)
-            except BlockingIOError:
-                return
+        """Return when all that has arrived is read."""
+        self._send_end()
+        self._thread.join()
+        self._thread = threading.Thread(target=self._receive)
+        self._thread.start()
+
+    def _send_end(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"", self._socket.getsockname())
+
+    def _receive(self) -> None:
+        while packet := self._socket.recv(64 * 1024):
             for name, value, kind in re.findall(
                 r"^airflow\.wasabi_jobs\.(\S+):([\d.]+)\|(c|ms)", packet.decode(), re.MULTILINE
             ):
