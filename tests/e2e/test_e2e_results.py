@@ -40,5 +40,5 @@ def test_metrics_of_workers_and_triggerer(airflow: Airflow, run_id: str, statsd:
     assert statsd.counters["submissions"] >= 2
     assert statsd.counters["deferred_waits"] >= 2
     # From the triggerer.
-    assert len(statsd.timings["deferred_wait.completed"]) >= 2
+    assert len(statsd.timings["deferred_wait.completed"]) >= 1
     assert statsd.counters["requests.succeeded"] > statsd.counters["submissions"]
