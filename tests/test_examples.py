@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import runpy
 import sqlite3
@@ -164,6 +165,7 @@ def test_library(monkeypatch: Any, tmp_path: Path) -> None:
 
 
 def test_poke_interval_of_a_run(monkeypatch: Any, capfd: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
     with AirEmulator(speed=20) as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_WASABI_DEFAULT", emulator.connection_uri)
         dag = runpy.run_path(str(EXAMPLE_DAGS / "example_wasabi_job_sensor.py"))["dag"]
