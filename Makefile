@@ -10,11 +10,12 @@ VENV := .venv/airflow-$(SET)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := .venv/installed-$(SET)
+CELERY := $(INSTALLED)-celery
 PIP := -m pip --disable-pip-version-check
 # More processes than a small machine has cores, because tests spend half of their time waiting for the loopback.
 TESTS := pytest --numprocesses=4 --dist=worksteal
 
-.PHONY: help demo test coverage lint docs dist e2e matrix bench airflow clean
+.PHONY: help demo test coverage lint docs dist e2e e2e-celery matrix bench airflow clean
 
 help:
 	@echo "make demo      run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
@@ -25,6 +26,7 @@ help:
 	@echo "make docs      build the documentation; warnings are errors"
 	@echo "make dist      build the sdist and the wheel, and check them"
 	@echo "make e2e       test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
+	@echo "make e2e-celery  the same with PostgreSQL, Redis, Celery and two of each process (needs both servers, 15 minutes)"
 	@echo "make matrix    run the tests with each Airflow and each installed Python (an hour)"
 	@echo "make bench     run the benchmarks: waits and DAG parsing (half an hour)"
 	@echo "make clean     remove everything that the other targets create"
@@ -55,11 +57,15 @@ dist: $(VENV)/.tools
 	$(BIN)/twine check --strict dist/*
 
 e2e: $(INSTALLED)/.ready
-	rm -rf dist .e2e/$(SET)
-	$(INSTALLED)/bin/python $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	$(INSTALLED)/bin/python $(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
+	rm -rf .e2e/$(SET)
+	$(call install_wheel,$(INSTALLED))
 	E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
 	@test ! -e .e2e/3.3/connection-form.png || cp .e2e/3.3/connection-form.png docs/
+
+e2e-celery: $(CELERY)/.ready
+	rm -rf .e2e/$(SET)-celery
+	$(call install_wheel,$(CELERY))
+	E2E_HOME=.e2e/$(SET)-celery E2E_MINUTES=30 $(CELERY)/bin/pytest tests/e2e/celery_executor
 
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
@@ -91,6 +97,18 @@ $(VENV)/.tools: requirements/docs.txt $(READY)
 $(INSTALLED)/.ready: requirements/airflow-$(AIRFLOW).txt
 	$(call set_up,$(INSTALLED))
 	@touch $@
+
+$(CELERY)/.ready: requirements/airflow-$(AIRFLOW).txt requirements/celery-3.3.txt
+	@test $(AIRFLOW) = 3.3 || { echo "The packages of e2e-celery are pinned for AIRFLOW=3.3." >&2; exit 1; }
+	$(call set_up,$(CELERY))
+	@$(CELERY)/bin/python $(PIP) install --quiet --no-deps --requirement requirements/celery-3.3.txt
+	@touch $@
+
+define install_wheel
+	rm -rf dist
+	$(1)/bin/python $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(1)/bin/python $(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
+endef
 
 define set_up
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found. Set PYTHON to a Python 3.11 to 3.13." >&2; exit 1; }
