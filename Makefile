@@ -65,7 +65,7 @@ e2e: $(INSTALLED)/.ready
 e2e-celery: $(CELERY)/.ready
 	rm -rf .e2e/$(SET)-celery
 	$(call install_wheel,$(CELERY))
-	E2E_HOME=.e2e/$(SET)-celery E2E_MINUTES=30 $(CELERY)/bin/pytest tests/e2e/celery_executor
+	E2E_HOME=.e2e/$(SET)-celery E2E_MINUTES=30 $(CELERY)/bin/pytest -o faulthandler_timeout=900 tests/e2e/celery_executor
 
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)

@@ -11,11 +11,11 @@ from airflow_wasabi_jobs.operators import WasabiSubmitBatchOperator, WasabiSubmi
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 # The processes are killed more often than a task usually has retries.
-RETRIES = {"retries": 10, "retry_delay": timedelta(seconds=1)}
+RETRIES: dict[str, Any] = {"retries": 10, "retry_delay": timedelta(seconds=1)}
 JOB_ARGUMENTS: dict[str, Any] = {"destination": {"bucket": "results", "region": "eu"}, "services": ["ocr"]}
 
 
-def new_dag(dag_id: str, default_args: dict[str, Any] | None = None) -> DAG:
+def new_dag(dag_id: str, **default_args: Any) -> DAG:
     return DAG(
         dag_id=dag_id,
         schedule=None,
@@ -42,7 +42,7 @@ with new_dag("celery_waits"):
             task_id=outcome, wasabi_conn_id="celery_waits", deferrable=True, poke_interval=5, **arguments
         ).expand(job_id=[f"{job_id}-{outcome}-{number}" for number in range(40)])
 
-with new_dag("celery_submits", RETRIES):
+with new_dag("celery_submits", **RETRIES):
     WasabiSubmitJobOperator.partial(
         task_id="submit",
         wasabi_conn_id="celery_submits",
@@ -51,7 +51,7 @@ with new_dag("celery_submits", RETRIES):
         **JOB_ARGUMENTS,
     ).expand(source=[source(number) for number in range(120)])
 
-with new_dag("celery_library", RETRIES):
+with new_dag("celery_library", **RETRIES):
     WasabiSubmitBatchOperator(
         task_id="library",
         wasabi_conn_id="celery_library",
@@ -63,7 +63,7 @@ with new_dag("celery_library", RETRIES):
     )
 
 # Half of its tasks only wait, the others submit and wait.
-with new_dag("celery_restarts", RETRIES):
+with new_dag("celery_restarts", **RETRIES):
     restarts: dict[str, Any] = {
         "wasabi_conn_id": "{{ dag_run.conf['conn_id'] }}",
         "deferrable": True,
