@@ -72,15 +72,15 @@ def airflow(folder: Path, postgresql: PostgreSQL, redis: Redis) -> Iterator[Airf
     searched = folder, cells, running.responses
     assert find_keys(ACCESS_KEY, [SECRET_KEY], *searched) == []
     # Check the search itself: it finds a text that is known to exist.
-    locations = find_keys("celery_waits", ["celery_waits"], *searched)
-    assert "dag.dag_id" in locations
+    locations = find_keys("e2e_celery.py", ["e2e_celery.py"], *searched)
+    assert "dag.fileloc" in locations
     for place in (running.home, redis.data):
         assert any(location.startswith(str(place)) for location in locations), place
 
 
-@pytest.fixture
-def start_emulator(folder: Path, airflow: Airflow, request: pytest.FixtureRequest) -> Iterator[Callable[..., Emulator]]:
-    """Start an emulator with these options, and create a connection to it."""
+@pytest.fixture(scope="class")
+def start_emulator(folder: Path, airflow: Airflow) -> Iterator[Callable[..., Emulator]]:
+    """Start an emulator with these options, and create a connection with this id to it."""
     emulators = []
 
     def start(conn_id: str, *options: str) -> Emulator:
