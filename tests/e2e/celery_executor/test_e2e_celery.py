@@ -146,15 +146,17 @@ class TestRestarts:
         self.assert_all_succeed(airflow, emulator, count_tasks, run_id)
 
 
+@pytest.fixture(scope="class")
+def limited(start_emulator: Callable[..., Emulator]) -> Emulator:
+    return start_emulator("celery_rate_limit", "--rate-limit-per-minute", "300")
+
+
+@pytest.fixture(scope="class")
+def limited_run_id(airflow: Airflow, limited: Emulator) -> str:
+    return airflow.trigger("celery_rate_limit")
+
+
 class TestApi:
-    @pytest.fixture(scope="class")
-    def limited(self, start_emulator: Callable[..., Emulator]) -> Emulator:
-        return start_emulator("celery_rate_limit", "--rate-limit-per-minute", "300")
-
-    @pytest.fixture(scope="class")
-    def limited_run_id(self, airflow: Airflow, limited: Emulator) -> str:
-        return airflow.trigger("celery_rate_limit")
-
     # The other run goes on during the outage.
     @pytest.mark.usefixtures("limited_run_id")
     def test_api_is_down_for_a_minute(
