@@ -59,13 +59,14 @@ dist: $(VENV)/.tools
 e2e: $(INSTALLED)/.ready
 	rm -rf .e2e/$(SET)
 	$(call install_wheel,$(INSTALLED))
-	E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
+# Without env, make starts a shell, which does not pass SIGTERM on to pytest.
+	env E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
 	@test ! -e .e2e/3.3/connection-form.png || cp .e2e/3.3/connection-form.png docs/
 
 e2e-celery: $(CELERY)/.ready
 	rm -rf .e2e/$(SET)-celery
 	$(call install_wheel,$(CELERY))
-	E2E_HOME=.e2e/$(SET)-celery E2E_MINUTES=30 $(CELERY)/bin/pytest -o faulthandler_timeout=900 tests/e2e/celery_executor
+	env E2E_HOME=.e2e/$(SET)-celery E2E_MINUTES=30 $(CELERY)/bin/pytest -o faulthandler_timeout=900 tests/e2e/celery_executor
 
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
