@@ -18,18 +18,18 @@ TESTS := pytest --numprocesses=4 --dist=worksteal
 .PHONY: help demo test coverage lint docs dist e2e e2e-celery matrix bench airflow clean
 
 help:
-	@echo "make demo      run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
-	@echo "make airflow   start the Airflow UI with the emulator, until Ctrl-C (PORT=8080 DAGS=example_dags)"
-	@echo "make test      run the tests"
-	@echo "make coverage  run the tests and show the lines that they do not cover"
-	@echo "make lint      run ruff and mypy"
-	@echo "make docs      build the documentation; warnings are errors"
-	@echo "make dist      build the sdist and the wheel, and check them"
-	@echo "make e2e       test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
-	@echo "make e2e-celery  the same with PostgreSQL, Redis, Celery and two of each process (needs both servers, 15 minutes)"
-	@echo "make matrix    run the tests with each Airflow and each installed Python (an hour)"
-	@echo "make bench     run the benchmarks: waits and DAG parsing (half an hour)"
-	@echo "make clean     remove everything that the other targets create"
+	@echo "make demo        run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
+	@echo "make airflow     start the Airflow UI with the emulator, until Ctrl-C (PORT=8080 DAGS=example_dags)"
+	@echo "make test        run the tests"
+	@echo "make coverage    run the tests and show the lines that they do not cover"
+	@echo "make lint        run ruff and mypy"
+	@echo "make docs        build the documentation; warnings are errors"
+	@echo "make dist        build the sdist and the wheel, and check them"
+	@echo "make e2e         test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
+	@echo "make e2e-celery  the same with PostgreSQL, Redis, Celery and two of each process (15 minutes)"
+	@echo "make matrix      run the tests with each Airflow and each installed Python (an hour)"
+	@echo "make bench       run the benchmarks: waits and DAG parsing (half an hour)"
+	@echo "make clean       remove everything that the other targets create"
 	@echo
 	@echo "AIRFLOW=2.11 make ... uses that Airflow. Available: $(AVAILABLE)"
 
