@@ -10,24 +10,26 @@ VENV := .venv/airflow-$(SET)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := .venv/installed-$(SET)
+CELERY := $(INSTALLED)-celery
 PIP := -m pip --disable-pip-version-check
 # More processes than a small machine has cores, because tests spend half of their time waiting for the loopback.
 TESTS := pytest --numprocesses=4 --dist=worksteal
 
-.PHONY: help demo test coverage lint docs dist e2e matrix bench airflow clean
+.PHONY: help demo test coverage lint docs dist e2e e2e-celery matrix bench airflow clean
 
 help:
-	@echo "make demo      run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
-	@echo "make airflow   start the Airflow UI with the emulator, until Ctrl-C (PORT=8080 DAGS=example_dags)"
-	@echo "make test      run the tests"
-	@echo "make coverage  run the tests and show the lines that they do not cover"
-	@echo "make lint      run ruff and mypy"
-	@echo "make docs      build the documentation; warnings are errors"
-	@echo "make dist      build the sdist and the wheel, and check them"
-	@echo "make e2e       test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
-	@echo "make matrix    run the tests with each Airflow and each installed Python (an hour)"
-	@echo "make bench     run the benchmarks: waits and DAG parsing (half an hour)"
-	@echo "make clean     remove everything that the other targets create"
+	@echo "make demo        run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
+	@echo "make airflow     start the Airflow UI with the emulator, until Ctrl-C (PORT=8080 DAGS=example_dags)"
+	@echo "make test        run the tests"
+	@echo "make coverage    run the tests and show the lines that they do not cover"
+	@echo "make lint        run ruff and mypy"
+	@echo "make docs        build the documentation; warnings are errors"
+	@echo "make dist        build the sdist and the wheel, and check them"
+	@echo "make e2e         test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
+	@echo "make e2e-celery  the same with PostgreSQL, Redis, Celery and two of each process (15 minutes)"
+	@echo "make matrix      run the tests with each Airflow and each installed Python (an hour)"
+	@echo "make bench       run the benchmarks: waits and DAG parsing (half an hour)"
+	@echo "make clean       remove everything that the other targets create"
 	@echo
 	@echo "AIRFLOW=2.11 make ... uses that Airflow. Available: $(AVAILABLE)"
 
@@ -55,11 +57,16 @@ dist: $(VENV)/.tools
 	$(BIN)/twine check --strict dist/*
 
 e2e: $(INSTALLED)/.ready
-	rm -rf dist .e2e/$(SET)
-	$(INSTALLED)/bin/python $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	$(INSTALLED)/bin/python $(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
-	E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
+	rm -rf .e2e/$(SET)
+	$(call install_wheel,$(INSTALLED))
+# Without env, make starts a shell, which does not pass SIGTERM on to pytest.
+	env E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
 	@test ! -e .e2e/3.3/connection-form.png || cp .e2e/3.3/connection-form.png docs/
+
+e2e-celery: $(CELERY)/.ready
+	rm -rf .e2e/$(SET)-celery
+	$(call install_wheel,$(CELERY))
+	env E2E_HOME=.e2e/$(SET)-celery $(CELERY)/bin/pytest -o faulthandler_timeout=900 tests/e2e/celery_executor
 
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
@@ -92,6 +99,18 @@ $(VENV)/.tools: requirements/docs.txt $(READY)
 $(INSTALLED)/.ready: requirements/airflow-$(AIRFLOW).txt
 	$(call set_up,$(INSTALLED))
 	@touch $@
+
+$(CELERY)/.ready: requirements/airflow-$(AIRFLOW).txt requirements/celery-3.3.txt
+	@test $(AIRFLOW) = 3.3 || { echo "The packages of e2e-celery are pinned for AIRFLOW=3.3." >&2; exit 1; }
+	$(call set_up,$(CELERY))
+	@$(CELERY)/bin/python $(PIP) install --quiet --no-deps --requirement requirements/celery-3.3.txt
+	@touch $@
+
+define install_wheel
+	rm -rf dist
+	$(1)/bin/python $(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(1)/bin/python $(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
+endef
 
 define set_up
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found. Set PYTHON to a Python 3.11 to 3.13." >&2; exit 1; }

@@ -13,6 +13,7 @@ from connections import SECRET_KEY
 from task_runs import submit_task
 
 from airflow_wasabi_jobs.links import WasabiResultLink, build_console_link
+from airflow_wasabi_jobs.log import LOG
 from airflow_wasabi_jobs.operators import WasabiSubmitBatchOperator
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
@@ -86,7 +87,7 @@ def test_link_to_a_results_file(
 
     (results_link,) = task.operator_extra_links
     assert (results_link.name, results_link.get_link(task, ti_key=TI_KEY)) == ("Results", link)
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record for record in caplog.records if record.name == LOG.name] == []
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_no_link(link_of: Any, set_connection: Any, caplog: Any, xcom: Any, extr
     set_connection("https://air.example.com", **extra)
 
     assert link_of(xcom) == ""
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert [record for record in caplog.records if record.name == LOG.name] == []
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def figures(count: int, wait_data: dict[str, Any], server_data: dict[str, Any]) 
         "requests per poll before the first end": sum(at < first_end for at, _ in server_data["requests"]) / poll_count,
         "CPU s": wait_data["cpu"],
         "memory MB": wait_data["memory"] / 2**20,
+        "memory of imports MB": wait_data["memory of imports"] / 2**20,
         "lag p99 ms": lags[int(len(lags) * 0.99)] * 1000,
         "lag max ms": lags[-1] * 1000,
         "delay median, intervals": statistics.median(delays) / INTERVAL,

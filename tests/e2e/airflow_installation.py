@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -31,14 +31,19 @@ from airflow_wasabi_jobs.demo.standalone import free_port
 
 BIN = Path(sys.executable).parent
 IS_AIRFLOW_2 = version("apache-airflow").startswith("2.")
-COMPONENTS = (
-    ("webserver", "scheduler", "triggerer")
-    if IS_AIRFLOW_2
-    else ("api-server", "scheduler", "dag-processor", "triggerer")
-)
+# The command of each process, by the name of the process.
+COMPONENTS: Mapping[str, Sequence[str]] = {
+    component: [component]
+    for component in (
+        ("webserver", "scheduler", "triggerer")
+        if IS_AIRFLOW_2
+        else ("api-server", "scheduler", "dag-processor", "triggerer")
+    )
+}
 START_TIMEOUT, RUN_TIMEOUT = 180.0, 300.0
-# Every wait ends at this time, so that all processes are stopped properly.
-DEADLINE = time.monotonic() + 30 * 60
+# Every wait ends after so many minutes, so that all processes are stopped properly.
+MINUTES = 30
+DEADLINE = time.monotonic() + MINUTES * 60
 
 ACCESS_KEY = "AKIA-E2E-ACCESS-KEY-0001"
 SECRET_KEY = "e2e/Secret+Key=of-the-emulator/0002"
@@ -55,7 +60,7 @@ def until(condition: Callable[[], Any], description: str | Callable[[], str], ti
     while not (value := condition()):
         if time.monotonic() > deadline:
             missing = description if isinstance(description, str) else description()
-            raise AssertionError(f"after {timeout:.0f} seconds, or 30 minutes in all, still not {missing}")
+            raise AssertionError(f"after {timeout:.0f} seconds, or {MINUTES} minutes in all, still not {missing}")
         time.sleep(0.5)
     return value
 
@@ -81,14 +86,18 @@ class Process:
             self._process.wait()
             time.sleep(0.01)
 
+    def contains(self, pid: int) -> bool:
+        """Whether this is the process, or one of its child processes."""
+        return pid in [member for member in psutil.pids() if self._is_member(member)]
+
     def _is_member(self, pid: int) -> bool:
         with contextlib.suppress(OSError, psutil.Error):
             return os.getsid(pid) == self._process.pid and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         return False
 
-    def stop(self) -> None:
+    def stop(self, number: int = signal.SIGTERM) -> None:
         if self.is_alive():
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(20)
         self.kill()
@@ -119,14 +128,14 @@ class Emulator:
     """
     ``wasabi-air-emulator`` on a port that stays the same after a restart.
 
-    With a storage, it writes the results of its jobs there.
+    With a storage, it writes the results of its jobs there. The options are those of the command.
     """
 
-    def __init__(self, folder: Path, storage: Storage | None = None) -> None:
+    def __init__(self, folder: Path, storage: Storage | None = None, options: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
-        self._options = ["--results", "s3://"] if storage else []
+        self._options = [*options, *(["--results", "s3://"] if storage else [])]
         self._environment = dict(os.environ)
         if storage:
             self._environment |= {
@@ -157,13 +166,20 @@ class Emulator:
 
     def get(self, path: str, **query: str) -> Any:
         keys = {"x-amz-access-key": ACCESS_KEY, "x-amz-secret-key": self.secret_key}
-        with contextlib.suppress(requests.ConnectionError):
-            return requests.get(self.url + path, headers=keys, params=query, timeout=10).json()
+        with contextlib.suppress(requests.ConnectionError), requests.Session() as session:
+            # It may have an error rate.
+            session.mount("http://", HTTPAdapter(max_retries=Retry(5, connect=0, status_forcelist=[500])))
+            return session.get(self.url + path, headers=keys, params=query, timeout=10).json()
         return None
 
     def count_polls(self) -> int:
         """Return the number of GET requests so far."""
         return self.process.log.read_text().count("GET ")
+
+    def count_submissions(self) -> int:
+        """Return the number of jobs that were submitted so far."""
+        lines = self.process.log.read_text().splitlines()
+        return sum(line in {"POST /jobs 200", "POST /jobs lost"} for line in lines)
 
     def jobs(self, name: str) -> list[dict[str, Any]]:
         """Return all jobs with this name."""
@@ -186,10 +202,18 @@ class Airflow:
     :param home: folder for its database, its logs and the output of its processes.
     :param dags: folder with the DAGs.
     :param environment: more environment variables of its processes, such as connections.
+    :param components: the command of each process, by the name of the process.
     """
 
-    def __init__(self, home: Path, dags: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        environment: dict[str, str],
+        components: Mapping[str, Sequence[str]] = COMPONENTS,
+    ) -> None:
         self.home = home
+        self._components = components
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, Process] = {}
@@ -238,8 +262,8 @@ class Airflow:
             if IS_AIRFLOW_2:
                 names = ("--firstname", "e2e", "--lastname", "e2e", "--email", "e2e@example.com", "--role", "Admin")
                 self.command("users", "create", "--username", "admin", "--password", "admin", *names)
-            for component in COMPONENTS:
-                self.start(component)
+            for name, command in self._components.items():
+                self.start(*command, name=name)
             until(self._is_healthy, f"healthy: see {self.home}", START_TIMEOUT)
         except BaseException:
             self.__exit__()
@@ -273,6 +297,10 @@ class Airflow:
         command = [str(BIN / "airflow"), component, *options]
         self.processes[name] = Process(command, environment, self.home / f"{name}.log", self.home)
         return self.processes[name]
+
+    def restart(self, name: str) -> Process:
+        """Start a process again that has ended or was killed, with the same command."""
+        return self.start(*self._components[name], name=name)
 
     def _is_healthy(self) -> bool:
         stopped = [name for name, process in self.processes.items() if not process.is_alive()]
@@ -337,8 +365,14 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return all task instances of a run, including mapped ones."""
-        response = self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params={"limit": 100})
-        return list(response["task_instances"])
+        tasks: list[dict[str, Any]] = []
+        total = 1
+        while len(tasks) < total:
+            params = {"limit": 100, "offset": len(tasks)}
+            response = self.request("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances", params=params)
+            tasks += response["task_instances"]
+            total = response["total_entries"]
+        return tasks
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str]:
         return {_name(task): task["state"] for task in self.tasks(dag_id, run_id)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,7 +26,7 @@ from airflow_installation import (
     Emulator,
     Storage,
 )
-from secrets_search import find_keys
+from secrets_search import find_keys, sqlite_cells
 from statsd_receiver import StatsdReceiver
 
 import airflow_wasabi_jobs
@@ -33,7 +34,13 @@ import airflow_wasabi_jobs
 DAGS = Path(__file__).parent / "dags"
 EXAMPLE = Path(__file__).parent.parent.parent / "example_dags" / "example_wasabi_pipeline.py"
 LINES_SHOWN = {"processes": 60, "tasks": 15}
+MAX_TASK_LOGS_SHOWN = 150
 _FOLDER = pytest.StashKey[Path]()
+
+
+def pytest_configure() -> None:
+    """Stop all processes after SIGTERM, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
@@ -42,7 +49,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         return
     folder = config.stash[_FOLDER]
     logs = {log: "processes" for parent in (folder, folder / "airflow") for log in sorted(parent.glob("*.log"))}
-    logs |= dict.fromkeys(sorted((folder / "airflow" / "logs").glob("dag_id=*/**/*.log")), "tasks")
+    task_logs = sorted((folder / "airflow" / "logs").glob("dag_id=*/**/*.log"))
+    logs |= dict.fromkeys(task_logs[:MAX_TASK_LOGS_SHOWN], "tasks")
     for log, kind in logs.items():
         terminalreporter.section(str(log.relative_to(folder)))
         lines = log.read_text(errors="replace").splitlines()[-LINES_SHOWN[kind] :]
@@ -91,11 +99,15 @@ def statsd() -> Iterator[StatsdReceiver]:
         yield statsd
 
 
-@pytest.fixture(scope="session")
-def airflow(folder: Path, emulator: Emulator, storage: Storage, statsd: StatsdReceiver) -> Iterator[Airflow]:
-    # The tests use the installed package, not the source folder.
+@pytest.fixture(scope="session", autouse=True)
+def installed_package() -> None:
+    """The tests use the installed package, not the source folder."""
     assert airflow_installation.BIN.parent in Path(airflow_wasabi_jobs.__file__).parents
     assert "site-packages" in airflow_wasabi_jobs.__file__
+
+
+@pytest.fixture(scope="session")
+def airflow(folder: Path, emulator: Emulator, storage: Storage, statsd: StatsdReceiver) -> Iterator[Airflow]:
     connection = {"conn_type": "wasabi", "host": emulator.url, "login": ACCESS_KEY, "password": SECRET_KEY}
     environment = {
         "AIRFLOW_CONN_WASABI_DEFAULT": json.dumps({**connection, "extra": {"retries": 0}}),
@@ -119,7 +131,7 @@ def airflow(folder: Path, emulator: Emulator, storage: Storage, statsd: StatsdRe
     shutil.copy(EXAMPLE, dags)
     with Airflow(folder / "airflow", dags, environment) as running:
         yield running
-    searched = folder, running.home / "airflow.db", running.responses
+    searched = folder, list(sqlite_cells(running.home / "airflow.db")), running.responses
     secret_keys = [
         SECRET_KEY,
         NEW_SECRET_KEY,

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 # Airflow stores the login of a connection in plain text, also in its audit log.
 SHOWS_LOGINS = {"connection.login", "log.extra"}
+# Databases. Their cells are searched instead.
+DATABASES = {"airflow.db", "airflow.db-journal", "airflow.db-shm", "airflow.db-wal", "postgresql"}
+# Celery stores the arguments of a task in Redis with this encoding.
+BASE64_BODY = re.compile(rb'"body": "([A-Za-z0-9+/=]+)"')
+
+Cells = Iterable[tuple[str, bytes]]
 
 
-def find_keys(access_key: str, secret_keys: list[str], folder: Path, database: Path, responses: list[str]) -> list[str]:
-    """Return the locations that contain one of the keys, plain or percent-encoded."""
+def find_keys(access_key: str, secret_keys: list[str], folder: Path, cells: Cells, responses: list[str]) -> list[str]:
+    """
+    Return the locations that contain one of the keys, plain or percent-encoded.
+
+    :param cells: the name of the column and the value of each cell of the database.
+    """
     secret, any_key = _pattern(secret_keys), _pattern([access_key, *secret_keys])
     locations = [
         f"response {number}: {text[:200]}" for number, text in enumerate(responses) if any_key.search(text.encode())
     ]
-    locations += [str(path) for path in _files(folder) if any_key.search(path.read_bytes())]
+    locations += [str(path) for path in _files(folder) if any(map(any_key.search, _contents(path)))]
     locations += [
         column_name
-        for column_name, value in _cells(database)
+        for column_name, value in cells
         if (secret if column_name in SHOWS_LOGINS else any_key).search(value)
     ]
     return locations
@@ -34,11 +45,18 @@ def _pattern(keys: list[str]) -> re.Pattern[bytes]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("airflow.db"):
+        if path.is_file() and DATABASES.isdisjoint(path.relative_to(folder).parts):
             yield path
 
 
-def _cells(database: Path) -> Iterator[tuple[str, bytes]]:
+def _contents(path: Path) -> Iterator[bytes]:
+    content = path.read_bytes()
+    yield content
+    yield from map(base64.b64decode, BASE64_BODY.findall(content))
+
+
+def sqlite_cells(database: Path) -> Iterator[tuple[str, bytes]]:
+    """Return all cells of a SQLite database."""
     with closing(sqlite3.connect(database)) as db:
         db.text_factory = bytes
         tables = [name.decode() for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from secrets_search import find_keys
+from secrets_search import find_keys, sqlite_cells
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from secrets_search import find_keys
         ({"file": "key: se/cret"}, ["task.log"]),
         ({"file": "?key=se%2Fcret"}, ["task.log"]),
         ({"file": "login"}, ["task.log"]),
+        ({"file": '{"body": "bG9naW4="}'}, ["task.log"]),
         ({"response": '{"password": "se/cret"}'}, ["response 0"]),
         ({"cell": "se/cret"}, ["log.extra"]),
         ({"cell": '{"login": "login"}'}, []),
@@ -31,7 +32,7 @@ def test_find_keys(tmp_path: Path, content: dict[str, str], expected: list[str])
         db.execute("INSERT INTO log VALUES (?)", [content.get("cell", "")])
         db.commit()
 
-    locations = find_keys("login", ["se/cret"], folder, database, [content.get("response", "")])
+    locations = find_keys("login", ["se/cret"], folder, sqlite_cells(database), [content.get("response", "")])
 
     assert len(locations) == len(expected)
     assert all(name in place for name, place in zip(expected, locations, strict=True))
