@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -164,6 +165,9 @@ def test_library(monkeypatch: Any, tmp_path: Path) -> None:
     assert tasks[("count_results", -1)] == ("success", {"files": 30, "results": 30})
 
 
+@pytest.mark.skipif(
+    version("apache-airflow").startswith("3.0."), reason="Airflow 3.0 passes another copy of the task to pre_execute"
+)
 def test_poke_interval_of_a_run(monkeypatch: Any, capfd: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     with AirEmulator(speed=20) as emulator:
