@@ -13,7 +13,7 @@ INSTALLED := .venv/installed-$(SET)
 CELERY := $(INSTALLED)-celery
 PIP := -m pip --disable-pip-version-check
 # More processes than a small machine has cores, because tests spend half of their time waiting for the loopback.
-TESTS := pytest --numprocesses=4 --dist=worksteal
+TESTS := pytest --numprocesses=5 --dist=worksteal
 
 .PHONY: help demo test coverage lint docs dist e2e e2e-celery matrix bench airflow clean
 

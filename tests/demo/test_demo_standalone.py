@@ -133,9 +133,11 @@ def test_output_of_a_failed_airflow_is_printed(command: list[str], tmp_path: Pat
 
 @pytest.mark.parametrize("variables", [{}, {"DAGS": "my dags", "PORT": "8081"}], ids=["default", "own folder"])
 def test_make_passes_the_folder_and_the_port(variables: dict[str, str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in {"DAGS", "PORT", "MAKEFLAGS"}}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"DAGS", "PORT", "MAKEFLAGS", "MAKELEVEL"}
+    }
     output = subprocess.run(
-        ["make", "--dry-run", "airflow"],
+        ["make", "--no-print-directory", "--dry-run", "airflow"],
         cwd=ROOT,
         env={**environment, **variables},
         capture_output=True,
