@@ -36,6 +36,9 @@ def emulator(set_connection: Any) -> Iterator[AirEmulator]:
         yield running
 
 
+NO_OPENLINEAGE = "the set of the lowest versions has no OpenLineage"
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> TaskRun:
     return TaskRun(tmp_path / "xcoms.json")
@@ -44,8 +47,8 @@ def run(tmp_path: Path) -> TaskRun:
 @pytest.fixture
 def lineage_of(run: TaskRun) -> Callable[..., Any]:
     """Run a task to its end, each time it resumes as a new object, and return what OpenLineage extracts from it."""
-    base = pytest.importorskip("airflow.providers.openlineage.extractors.base")
-    serde = pytest.importorskip("openlineage.client.serde")
+    base = pytest.importorskip("airflow.providers.openlineage.extractors.base", reason=NO_OPENLINEAGE)
+    serde = pytest.importorskip("openlineage.client.serde", reason=NO_OPENLINEAGE)
 
     def run_to_the_end(create_task: Callable[[], Any], *, fails: bool = False) -> Any:
         task, error = run_task(create_task, run.context)

@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
-    pytest.importorskip("moto")
+    pytest.importorskip("moto", reason="the set of the lowest versions has no S3")
     with s3_server.serving_s3() as url:
         fs = fsspec.filesystem("s3", **s3_server.storage_options(url))
         fs.mkdir("results")
@@ -157,7 +157,7 @@ def test_max_bytes(read, file: Path) -> None:
 
 def test_errors_do_not_show_the_keys(read, monkeypatch: pytest.MonkeyPatch) -> None:
     """A storage service that repeats the request, as some do with a signature that does not match."""
-    pytest.importorskip("s3fs")
+    pytest.importorskip("s3fs", reason="the set of the lowest versions has no S3")
     echo = f"<Error><Code>Denied</Code><Message>{s3_server.ACCESS_KEY} {s3_server.SECRET_KEY}</Message></Error>"
     size = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
     with Loopback(size, response(403, echo)) as storage:

@@ -281,7 +281,7 @@ class TestEachFileOnce:
                 run_try(run, mode, sources=sources)
             for job in account.jobs:
                 job["Status"] = account._status(job)
-            account._status = lambda job: job.get("Status", "completed")  # type: ignore[method-assign]
+            account._status = lambda job: job.get("Status", "completed")  # type: ignore[method-assign] # new jobs complete
             assert run_try(run, mode, sources=sources) == xcom(4, {"completed": 4})
 
         assert account.submitted == Counter({"a.mp4": 1, "b.mp4": 1, "fails-1.mp4": 2, "cancels-2.mp4": 2})
@@ -538,7 +538,7 @@ def _run_worker(run: TaskRun, connection_uri: str, kill_after: tuple[str, int] |
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 
-        Subscription.send = send_and_kill  # type: ignore[method-assign, assignment]
+        Subscription.send = send_and_kill  # type: ignore[method-assign, assignment] # kills this process
     run_try(run, **arguments)
 
 

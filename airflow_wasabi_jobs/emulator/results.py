@@ -151,7 +151,7 @@ class ResultWriter:
             )
         except Exception as error:  # noqa: BLE001 - each file system of fsspec has errors of its own
             reason = excerpt(redact(f"{type(error).__name__}: {error}", _texts(self._storage_options)))
-            log.error("The result of job %s cannot be written to %s. %s", job.job_id, path, reason)  # noqa: TRY400
+            log.error("The result of job %s cannot be written to %s. %s", job.job_id, path, reason)  # noqa: TRY400 - a traceback may show keys
             return f"The result cannot be written to {path}. {reason}"
         return None
 

@@ -31,7 +31,7 @@ _UNFINISHED = tuple(status for status in JobStatus if not status.is_terminal)
 class Send(Protocol):
     """Sends a request and returns its result, or raises a ``WasabiApiError``."""
 
-    def __call__(self, request: Request[T], /) -> Awaitable[T]: ...  # noqa: D102
+    def __call__(self, request: Request[T], /) -> Awaitable[T]: ...  # noqa: D102 - the class says it
 
 
 async def list_newest(send: Send, has_more: Callable[[list[Job], list[Job]], bool]) -> list[Job]:

@@ -216,7 +216,7 @@ def test_behaviour_does_not_show_its_secrets() -> None:
 
 
 def test_s3() -> None:
-    pytest.importorskip("moto")
+    pytest.importorskip("moto", reason="the set of the lowest versions has no S3")
     with s3_server.serving_s3() as url:
         options = s3_server.storage_options(url)
         with AirEmulator(speed=1000, results="s3://", storage_options=options) as emulator:

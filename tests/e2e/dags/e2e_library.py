@@ -30,7 +30,7 @@ class KilledOnceOperator(WasabiSubmitBatchOperator):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return await send(subscription, request)
 
-            Subscription.send = send_and_kill  # type: ignore[method-assign, assignment]
+            Subscription.send = send_and_kill  # type: ignore[method-assign, assignment] # kills this process
         return super().execute(context)
 
 

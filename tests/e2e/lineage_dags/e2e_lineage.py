@@ -42,7 +42,7 @@ with DAG(
         max_failures=1,
         **SUBMISSION,
     )
-    library >> WasabiBatchSensor(  # type: ignore[operator]
+    library >> WasabiBatchSensor(  # type: ignore[operator] # Airflow defines it
         task_id="wait_for_library",
         batch="{{ ti.xcom_pull(task_ids='library', key='batch') }}",
         deferrable=False,
