@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -38,7 +40,9 @@ class RequestQueue:
         self._client = client
         self._account = account
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+        self._are_keys_rejected = False
         self._keys_rejected_at = -math.inf
+        self._rejected_keys = asyncio.Lock()
 
     async def send(self, request: Request[T], connection_name: str | None = None, *, since: float) -> T:
         """
@@ -54,7 +58,7 @@ class RequestQueue:
 
         async def send_once() -> T:
             queued_at = time.monotonic()
-            async with self._slots:
+            async with self._slots, self._one_at_a_time_if_rejected():
                 await self.rate_limiter.wait()
                 deadline.postpone(time.monotonic() - queued_at)
                 if self._keys_rejected_at >= since:
@@ -65,15 +69,27 @@ class RequestQueue:
                     self._record_error(error)
                     raise
             self.rate_limiter.record_success()
+            self._are_keys_rejected = False
             return result
 
         retrying = tenacity.AsyncRetrying(**retry_arguments(self._account, request, deadline))
         result: T = await retrying(send_once)
         return result
 
+    @asynccontextmanager
+    async def _one_at_a_time_if_rejected(self) -> AsyncIterator[None]:
+        """After a rejection, let one request find out whether the keys are valid again before others are sent."""
+        if self._are_keys_rejected:
+            async with self._rejected_keys:
+                if self._are_keys_rejected:
+                    yield
+                    return
+        yield
+
     def _record_error(self, error: WasabiApiError) -> None:
         self.rate_limiter.record_error(error)
         if isinstance(error, AuthenticationError):
+            self._are_keys_rejected = True
             self._keys_rejected_at = asyncio.get_running_loop().time()
 
     def _rejection(self, request: Request[Any], connection_name: str | None) -> AuthenticationError:

@@ -31,8 +31,8 @@ from airflow_wasabi_jobs.exceptions import WasabiJobCancelled, WasabiJobFailed
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
 
-# 300 jobs on a worker, and 1,200 in a triggerer with 30 concurrent waits.
-WORKER_EXAMPLES, TRIGGERER_EXAMPLES, CONCURRENT_WAITS = 300, 40, 30
+# 500 jobs on a worker, and 1,800 in a triggerer with 30 concurrent waits.
+WORKER_EXAMPLES, TRIGGERER_EXAMPLES, CONCURRENT_WAITS = 500, 60, 30
 
 COMPLETED_RESPONSE = status_response("completed")
 TRANSIENT_FAULTS: dict[str, Response] = {
