@@ -322,7 +322,9 @@ def poller_objects() -> Counter[str]:
     asyncio.get_running_loop().pending_timers()
     gc.collect()
     return Counter(
-        type(each).__name__ for each in gc.get_objects() if type(each).__module__.startswith("airflow_wasabi_jobs.poll")
+        type(each).__name__
+        for each in gc.get_objects()
+        if str(type(each).__module__).startswith("airflow_wasabi_jobs.poll")
     )
 
 
