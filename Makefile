@@ -74,6 +74,7 @@ matrix:
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_parsing.py
 	$(BIN)/python tests/benchmarks/bench_events.py
+	$(BIN)/python tests/benchmarks/bench_metrics.py
 	$(BIN)/python tests/benchmarks/bench_library.py
 	$(BIN)/python tests/benchmarks/bench_polling.py
 	$(BIN)/python tests/benchmarks/bench_polling.py --counts 1000 --kinds poller --behaviour '{"rate_limit_per_minute": 1000}'
