@@ -10,12 +10,12 @@ VENV := .venv/airflow-$(SET)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 INSTALLED := .venv/installed-$(SET)
-CELERY := $(INSTALLED)-celery
+CELERY := $(wildcard requirements/celery-$(AIRFLOW).txt)
 PIP := -m pip --disable-pip-version-check
 # More processes than a small machine has cores, because tests spend half of their time waiting for the loopback.
 TESTS := pytest --numprocesses=5 --dist=worksteal
 
-.PHONY: help demo test coverage lint docs dist e2e e2e-celery matrix bench airflow clean
+.PHONY: help demo test coverage lint docs dist e2e soak matrix bench airflow clean
 
 help:
 	@echo "make demo        run a DAG that submits jobs and waits for them, on an emulated API (no account needed)"
@@ -25,8 +25,8 @@ help:
 	@echo "make lint        run ruff and mypy"
 	@echo "make docs        build the documentation; warnings are errors"
 	@echo "make dist        build the sdist and the wheel, and check them"
-	@echo "make e2e         test the installed wheel with a real scheduler, triggerer and API server (10 minutes)"
-	@echo "make e2e-celery  the same with PostgreSQL, Redis, Celery and two of each process (15 minutes)"
+	@echo "make e2e         test the installed wheel in real Airflow processes, with PostgreSQL and Celery (25 minutes)"
+	@echo "make soak        10,000 waits with the same processes, during faults at random (an hour)"
 	@echo "make matrix      run the tests with each Airflow and each installed Python (an hour)"
 	@echo "make bench       run the benchmarks: waits and DAG parsing (half an hour)"
 	@echo "make clean       remove everything that the other targets create"
@@ -60,13 +60,13 @@ e2e: $(INSTALLED)/.ready
 	rm -rf .e2e/$(SET)
 	$(call install_wheel,$(INSTALLED))
 # Without env, make starts a shell, which does not pass SIGTERM on to pytest.
-	env E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest tests/e2e
+	env E2E_HOME=.e2e/$(SET) $(INSTALLED)/bin/pytest -o faulthandler_timeout=900 tests/e2e
 	@test ! -e .e2e/3.3/connection-form.png || cp .e2e/3.3/connection-form.png docs/
 
-e2e-celery: $(CELERY)/.ready
-	rm -rf .e2e/$(SET)-celery
-	$(call install_wheel,$(CELERY))
-	env E2E_HOME=.e2e/$(SET)-celery $(CELERY)/bin/pytest -o faulthandler_timeout=900 tests/e2e/celery_executor
+soak: $(INSTALLED)/.ready
+	rm -rf .e2e/$(SET)-soak
+	$(call install_wheel,$(INSTALLED))
+	env E2E_HOME=.e2e/$(SET)-soak E2E_MINUTES=120 $(INSTALLED)/bin/pytest --capture=no -o faulthandler_timeout=7200 tests/e2e/soak.py
 
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
@@ -98,14 +98,9 @@ $(VENV)/.tools: requirements/docs.txt $(READY)
 	@$(BIN)/python $(PIP) install --quiet --no-deps --requirement requirements/docs.txt
 	@touch $@
 
-$(INSTALLED)/.ready: requirements/airflow-$(AIRFLOW).txt
+$(INSTALLED)/.ready: requirements/airflow-$(AIRFLOW).txt $(CELERY)
 	$(call set_up,$(INSTALLED))
-	@touch $@
-
-$(CELERY)/.ready: requirements/airflow-$(AIRFLOW).txt requirements/celery-3.3.txt
-	@test $(AIRFLOW) = 3.3 || { echo "The packages of e2e-celery are pinned for AIRFLOW=3.3." >&2; exit 1; }
-	$(call set_up,$(CELERY))
-	@$(CELERY)/bin/python $(PIP) install --quiet --no-deps --requirement requirements/celery-3.3.txt
+	@test -z "$(CELERY)" || $(INSTALLED)/bin/python $(PIP) install --quiet --no-deps --requirement $(CELERY)
 	@touch $@
 
 define install_wheel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections import Counter
-from typing import Self
+from collections import Counter, defaultdict
+from typing import Any, Self
 
 
 class StatsdReceiver:
@@ -17,6 +17,8 @@ class StatsdReceiver:
         self._socket.bind(("127.0.0.1", 0))
         self.counters: Counter[str] = Counter()
         self.timings: dict[str, list[float]] = {}
+        # The addresses of the processes that have sent a metric with this name.
+        self.senders: dict[str, set[Any]] = defaultdict(set)
         # The buffer of the socket holds some hundred packets only.
         self._thread = threading.Thread(target=self._receive)
         self._thread.start()
@@ -47,10 +49,14 @@ class StatsdReceiver:
             sender.sendto(b"", self._socket.getsockname())
 
     def _receive(self) -> None:
-        while packet := self._socket.recv(64 * 1024):
+        while True:
+            packet, sender = self._socket.recvfrom(64 * 1024)
+            if not packet:
+                return
             for name, value, kind in re.findall(
                 r"^airflow\.wasabi_jobs\.(\S+):([\d.]+)\|(c|ms)", packet.decode(), re.MULTILINE
             ):
+                self.senders[name].add(sender)
                 if kind == "c":
                     self.counters[name] += int(value)
                 else:

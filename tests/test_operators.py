@@ -694,7 +694,8 @@ class TestLookup:
             run.start_try(name="monday")
 
         assert str(caught.value) == (
-            f"Job name 'monday' of task 'submit' already belongs to job {account.jobs[0]['Id']} for file "
+            f"Job name 'monday' of task 'submit' (connection 'wasabi_default') already belongs to job "
+            f"{account.jobs[0]['Id']} for file "
             f"{other_file['bucket']}/{other_file['object_key']}, not media/monday.mp4. "
             "Use a unique name for each file, or omit name."
         )

@@ -453,7 +453,9 @@ class TestEachFileOnce:
         with (
             serve(BatchAccount(other)) as account,
             pytest.raises(
-                ValueError, match=r"destination staging/us-east-1, not results/us-east-1\. Use another batch"
+                ValueError,
+                match=r"\(connection '.+'\) already belongs to job .+ for destination staging/us-east-1, not "
+                r"results/us-east-1\. Use another batch",
             ),
         ):
             run_try(run, sources=urls("a.mp4", "b.mp4"))

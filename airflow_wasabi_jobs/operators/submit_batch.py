@@ -272,7 +272,9 @@ class WasabiSubmitBatchOperator(BaseOperator):
             source_conn_id=self.source_conn_id,
         )
         files = read_files(self.sources, task_id=self.task_id)
-        self._file_jobs = FileJobs(files, submission, resubmit_failed=self.resubmit_failed, **state)
+        self._file_jobs = FileJobs(
+            files, submission, conn_id=self.wasabi_conn_id, resubmit_failed=self.resubmit_failed, **state
+        )
         return self._file_jobs
 
     def _run(self, file_jobs: FileJobs, timeout_at: float, *, is_retry: bool = False) -> Any:

@@ -393,8 +393,8 @@ class WasabiSubmitJobOperator(BaseOperator):
                 _DEFAULT_NAME_ADVICE if self._has_default_name else "Use a unique name for each file, or omit name."
             )
             raise ValueError(
-                f"Job name {name!r} of task {self.task_id!r} already belongs to job {job.job_id} for {difference}. "
-                f"{advice}"
+                f"Job name {name!r} of task {self.task_id!r} (connection {self.wasabi_conn_id!r}) already belongs to "
+                f"job {job.job_id} for {difference}. {advice}"
             )
         LOG.info("Reusing existing job %s (%s), name %r.", job.job_id, job.status or "unknown status", name)
         return job.job_id

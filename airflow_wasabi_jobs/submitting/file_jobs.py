@@ -49,6 +49,7 @@ class FileJobs:
 
     :param files: the files.
     :param submission: what every job of the batch is submitted with, except for its name and its source.
+    :param conn_id: the id of the connection, for errors.
     :param resubmit_failed: whether a file is left to submit if its job failed before this try of the task.
     :param newest_before_try: when the newest job of the batch was created before this try began, if the try was
         deferred since then.
@@ -61,6 +62,7 @@ class FileJobs:
         files: Sequence[Source],
         submission: Submission,
         *,
+        conn_id: str,
         resubmit_failed: bool = True,
         newest_before_try: datetime | None = None,
         rejections: Mapping[str, str] | None = None,
@@ -69,6 +71,7 @@ class FileJobs:
         self.files = files
         self.batch = submission.batch or ""
         self._submission = submission
+        self._conn_id = conn_id
         # Without the keys, which a traceback may show.
         self._expected: dict[str, Any] = {
             "destination": msgspec.to_builtins(submission.destination),
@@ -204,8 +207,9 @@ class FileJobs:
         file = self.files[number]
         if difference := submissions.find_difference(self._expected | {"source": msgspec.to_builtins(file)}, job):
             raise ValueError(
-                f"Job name {job_name(self.batch, file)!r} already belongs to job {job.job_id} for {difference}. Use "
-                "another batch, or the arguments with which the jobs of this batch were submitted."
+                f"Job name {job_name(self.batch, file)!r} (connection {self._conn_id!r}) already belongs to job "
+                f"{job.job_id} for {difference}. Use another batch, or the arguments with which the jobs of this batch "
+                "were submitted."
             )
         return number
 

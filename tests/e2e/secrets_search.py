@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 # Airflow stores the login of a connection in plain text, also in its audit log.
 SHOWS_LOGINS = {"connection.login", "log.extra"}
-# Databases. Their cells are searched instead.
-DATABASES = {"airflow.db", "airflow.db-journal", "airflow.db-shm", "airflow.db-wal", "postgresql"}
+# Its cells are searched instead.
+DATABASE = "postgresql"
 # Celery stores the arguments of a task in Redis with this encoding.
 BASE64_BODY = re.compile(rb'"body": "([A-Za-z0-9+/=]+)"')
 
@@ -45,7 +43,7 @@ def _pattern(keys: list[str]) -> re.Pattern[bytes]:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and DATABASES.isdisjoint(path.relative_to(folder).parts):
+        if path.is_file() and DATABASE not in path.relative_to(folder).parts:
             yield path
 
 
@@ -53,16 +51,3 @@ def _contents(path: Path) -> Iterator[bytes]:
     content = path.read_bytes()
     yield content
     yield from map(base64.b64decode, BASE64_BODY.findall(content))
-
-
-def sqlite_cells(database: Path) -> Iterator[tuple[str, bytes]]:
-    """Return all cells of a SQLite database."""
-    with closing(sqlite3.connect(database)) as db:
-        db.text_factory = bytes
-        tables = [name.decode() for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            rows = db.execute(f'SELECT * FROM "{table}"')
-            columns = [column[0] for column in rows.description]
-            for row in rows:
-                for column, value in zip(columns, row, strict=True):
-                    yield f"{table}.{column}", value if isinstance(value, bytes) else str(value).encode()

@@ -1,15 +1,17 @@
-"""A DAG that starts when jobs finish, in a real Airflow: wrong connections, and a triggerer that is killed."""
+"""A DAG that starts when jobs finish, in a real Airflow: wrong connections, and triggerers that are killed."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from airflow_installation import ACCESS_KEY, NEW_SECRET_KEY, Airflow, Emulator, until
+from airflow_installation import ACCESS_KEY, NEW_SECRET_KEY, TRIGGERERS, Airflow, Emulator, until
 from packaging.version import Version
 
 pytestmark = pytest.mark.skipif(
@@ -18,6 +20,13 @@ pytestmark = pytest.mark.skipif(
 
 DAG_ID, BATCH, CONN_ID = "e2e_on_finished", "e2e-events", "wasabi_events"
 SECONDS_DOWN = 30
+
+
+@pytest.fixture
+def another_emulator(folder: Path) -> Iterator[Emulator]:
+    emulator = Emulator(folder)
+    yield emulator
+    emulator.process.stop()
 
 
 def submit(emulator: Emulator, seconds: int, name: str) -> str:
@@ -62,10 +71,12 @@ def test_each_job_makes_one_event(airflow: Airflow, another_emulator: Emulator) 
     pending = [submit(another_emulator, 30 + number, f"pending-{number}") for number in range(10)]
     until(lambda: len(payloads(airflow)) == 10, lambda: f"10 events: {payloads(airflow)}", 60)
     time.sleep(5)  # until the cursor is stored
-    airflow.processes["triggerer"].kill()
+    for triggerer in TRIGGERERS:
+        airflow.processes[triggerer].kill()
     meanwhile = [submit(another_emulator, 5, f"meanwhile-{number}") for number in range(10)]
     time.sleep(SECONDS_DOWN)
-    airflow.start("triggerer")
+    for triggerer in TRIGGERERS:
+        airflow.restart(triggerer)
 
     expected = Counter(first + pending + meanwhile)
     until(lambda: expected.keys() <= {each["job_id"] for each in payloads(airflow)}, "all events", 120)

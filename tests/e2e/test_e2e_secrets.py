@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from secrets_search import find_keys, sqlite_cells
+from secrets_search import find_keys
 
 
 @pytest.mark.parametrize(
@@ -24,15 +22,10 @@ from secrets_search import find_keys, sqlite_cells
     ],
 )
 def test_find_keys(tmp_path: Path, content: dict[str, str], expected: list[str]) -> None:
-    folder, database = tmp_path / "home", tmp_path / "airflow.db"
-    folder.mkdir()
-    (folder / "task.log").write_text(content.get("file", ""))
-    with closing(sqlite3.connect(database)) as db:
-        db.execute("CREATE TABLE log (extra TEXT)")
-        db.execute("INSERT INTO log VALUES (?)", [content.get("cell", "")])
-        db.commit()
+    (tmp_path / "task.log").write_text(content.get("file", ""))
+    cells = [("log.extra", content.get("cell", "").encode())]
 
-    locations = find_keys("login", ["se/cret"], folder, sqlite_cells(database), [content.get("response", "")])
+    locations = find_keys("login", ["se/cret"], tmp_path, cells, [content.get("response", "")])
 
     assert len(locations) == len(expected)
     assert all(name in place for name, place in zip(expected, locations, strict=True))
