@@ -400,11 +400,6 @@ class Airflow:
         value = xcom and xcom["value"]
         return _parse_python_literal(value) if IS_AIRFLOW_2 else value
 
-    def triggerers(self) -> set[int]:
-        """Return the ids of all triggerers that are alive, or were alive until recently."""
-        response = self.request("GET", "/jobs", params={"job_type": "TriggererJob", "is_alive": "true"})
-        return {job["id"] for job in response["jobs"]}
-
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         response = self.request("GET", path, params={"map_index": map_index, "full_content": "true"})

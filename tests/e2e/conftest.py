@@ -189,7 +189,8 @@ def airflow(
     shutil.copytree(DAGS, dags, dirs_exist_ok=True)
     shutil.copy(EXAMPLE, dags)
     with Airflow(folder / "airflow", dags, environment, TWO_OF_EACH) as running:
-        until(lambda: len(running.triggerers()) == 2, "two triggerers", 60)
+        triggerers = "SELECT id FROM job WHERE job_type = 'TriggererJob' AND state = 'running'"
+        until(lambda: len(postgresql.query(triggerers)) == 2, "two triggerers", 60)
         yield running
         cells = list(postgresql.cells())
         # Airflow fails a task whose end it reads too late. After a failure, this is shown with the other logs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import psycopg2
 import pytest
-import redis
 from airflow_installation import Process, until
 
 from airflow_wasabi_jobs.demo.standalone import free_port
@@ -131,6 +131,7 @@ class Redis:
 
     def _is_ready(self) -> bool:
         assert self.process.is_alive(), self.process.log.read_text()
-        with suppress(redis.ConnectionError), redis.Redis(port=self._port) as client:
-            return bool(client.ping())
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=5) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(100) == b"+PONG\r\n"
         return False
