@@ -13,7 +13,8 @@ INSTALLED := .venv/installed-$(SET)
 CELERY := $(wildcard requirements/celery-$(AIRFLOW).txt)
 PIP := -m pip --disable-pip-version-check
 # More processes than a small machine has cores, because tests spend half of their time waiting for the loopback.
-TESTS := pytest --numprocesses=5 --dist=worksteal
+# Without bytecode files, as container images often set it, each process would compile all tests.
+TESTS := env PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses=5 --dist=worksteal
 
 .PHONY: help demo test coverage lint docs dist e2e soak matrix bench airflow clean
 
@@ -37,10 +38,10 @@ demo: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo
 
 test: $(READY)
-	$(BIN)/$(TESTS)
+	$(TESTS)
 
 coverage: $(READY)
-	$(BIN)/$(TESTS) --cov
+	$(TESTS) --cov
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -85,6 +86,7 @@ airflow: $(READY)
 
 clean:
 	rm -rf .venv .airflow .e2e .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache dist docs/_build
+	find airflow_wasabi_jobs docs tests -name __pycache__ -prune -exec rm -rf {} +
 
 AVAILABLE := $(patsubst requirements/airflow-%.txt,%,$(wildcard requirements/airflow-*.txt))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +40,36 @@ def set_connection(monkeypatch: pytest.MonkeyPatch) -> Any:
     return functools.partial(connections.set_connection, monkeypatch)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread the long tests, which mostly wait, evenly over the run and its processes."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while tests and modules are loaded: hardly any of it is garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """
+    Order the tests for pytest-xdist, whose processes each start with an equal part of the list.
+
+    The DAG runs are at the start of the first part. The long tests, which mostly wait, are spread over the parts, and
+    over the first half of each, so that no process runs one when the others have finished.
+    """
+    process_count = getattr(config, "workerinput", {}).get("workercount", 1)
+    dag_runs = [item for item in items if item.get_closest_marker("dag_run")]
     long_tests = [item for item in items if item.get_closest_marker("long")]
-    items[:] = [item for item in items if item not in long_tests]
-    distance = len(items) // max(len(long_tests), 1) + 1
-    for number, item in enumerate(long_tests):
-        items.insert(number * distance, item)
+    others = iter([item for item in items if item not in dag_runs and item not in long_tests])
+    order, end = dag_runs, 0
+    for number in range(process_count):
+        end += (len(items) - end) // (process_count - number)
+        part = long_tests[number::process_count]
+        distance = max(end - len(order), 0) // 2 // max(len(part), 1)
+        for item in part:
+            order += [item, *islice(others, distance)]
+        order += islice(others, max(end - len(order), 0))
+    items[:] = order
 
 
 def pytest_sessionfinish() -> None:

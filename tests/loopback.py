@@ -20,6 +20,7 @@ import http
 import http.client
 import io
 import json
+import re
 import select
 import socket
 import ssl
@@ -29,6 +30,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Self
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 Response = bytes | Callable[["ServerConnection"], bytes | None]
 
@@ -41,7 +44,6 @@ class Request:
     :param number: index of the request at this server, from 0.
     :param connection_number: index of the connection, from 0.
     :param target: request target as sent: a path with its query, or a URL at a proxy.
-    :param headers: the headers; names are case-insensitive.
     :param raw: the complete request, byte for byte.
     """
 
@@ -49,9 +51,13 @@ class Request:
     connection_number: int
     method: str
     target: str
-    headers: Message
     body: bytes
     raw: bytes
+
+    @property
+    def headers(self) -> Message:
+        """The headers; names are case-insensitive."""
+        return http.client.parse_headers(io.BytesIO(self.raw.partition(b"\r\n")[2]))
 
 
 class ServerConnection:
@@ -91,8 +97,10 @@ class ServerConnection:
             if not raw[:1].isalpha():  # TLS, most likely
                 self.send(response(400, "This server speaks HTTP."))
                 return None
-        length = int(_headers(raw).get("Content-Length", 0))
-        while len(raw.partition(b"\r\n\r\n")[2]) < length:
+        head = raw.partition(b"\r\n\r\n")[0]
+        content_length = _CONTENT_LENGTH.search(head)
+        size = len(head) + 4 + (int(content_length[1]) if content_length else 0)
+        while len(raw) < size:
             data = self.sock.recv(65536)
             if not data:
                 return None
@@ -191,7 +199,7 @@ class Loopback:
             if raw is not None:
                 method, target, _ = raw.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
                 body = raw.partition(b"\r\n\r\n")[2]
-                connection.request = Request(number, connection_number, method, target, _headers(raw), body, raw)
+                connection.request = Request(number, connection_number, method, target, body, raw)
                 self.requests.append(connection.request)
         next_response = self._responses[min(number, len(self._responses) - 1)]
         data = next_response if isinstance(next_response, bytes) else next_response(connection)
@@ -312,10 +320,6 @@ def refused_url() -> Iterator[str]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
-def _headers(raw: bytes) -> Message:
-    return http.client.parse_headers(io.BytesIO(raw.partition(b"\r\n")[2]))
 
 
 def _join(thread: threading.Thread) -> None:

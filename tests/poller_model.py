@@ -14,7 +14,6 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -328,15 +327,10 @@ def poller_objects() -> Counter[str]:
     )
 
 
-@contextmanager
-def new_objects_only() -> Iterator[None]:
-    """Speed up garbage collection: it ignores the objects that exist already."""
+def ignore_existing_objects() -> None:
+    """Speed up garbage collection: it ignores the objects that exist already, until ``gc.unfreeze()``."""
     gc.collect()
     gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def run_program(steps: Sequence[tuple[float, Step]], *, retries: int = 0, seed: int = 0) -> World:
@@ -347,8 +341,8 @@ def run_program(steps: Sequence[tuple[float, Step]], *, retries: int = 0, seed: 
     :param retries: the option of the connections.
     :param seed: for what is random in the poller.
     """
+    ignore_existing_objects()
     with (
-        new_objects_only(),
         pytest.MonkeyPatch.context() as patch,
         asyncio.Runner(loop_factory=VirtualClockLoop) as runner,
     ):

@@ -94,8 +94,12 @@ class SimulatedAccount:
         self.batches_failed_at: list[float] = []
         self.violations: list[str] = []
 
-    def records(self) -> list[Record]:
-        return [{"Id": job.job_id, "Status": job.status, "Batch": job.batch} for job in self.jobs.values()]
+    def records(self, batch: str | None = None) -> list[Record]:
+        return [
+            {"Id": job.job_id, "Status": job.status, "Batch": job.batch}
+            for job in self.jobs.values()
+            if batch in {None, job.batch}
+        ]
 
     async def respond(self, path: str, secret_key: str) -> Response:
         url = urlsplit(path)
@@ -134,15 +138,13 @@ class SimulatedAccount:
         return _json_response({"Id": job.job_id, "Status": job.status, "ErrorCount": job.error_count})
 
     async def _list(self, query: dict[str, str]) -> Response:
-        records = self.records()
         if "batch" in query:
-            return _json_response({"Records": _page([r for r in records if r["Batch"] == query["batch"]], query)})
+            return _json_response({"Records": _page(self.records(query["batch"]), query)})
         if self.lists == "slow":
             await asyncio.sleep(40)
         if self.lists in LIST_RESPONSES:
             return LIST_RESPONSES[self.lists]
-        if self.lists == "outdated":
-            records = self.outdated_records
+        records = self.outdated_records if self.lists == "outdated" else self.records()
         return _json_response({"Records": LISTS[self.lists](records[::-1], query)})
 
     def _record_listed_jobs(self, response: Response) -> None:

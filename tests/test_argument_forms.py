@@ -102,7 +102,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirEmulator]:
         yield running
 
 
-@pytest.mark.long
+@pytest.mark.dag_run
 @pytest.mark.skipif(
     version("apache-airflow").startswith("3.0."), reason="Airflow 3.0 renders task.source with its templates and XComs"
 )

@@ -37,6 +37,9 @@ exec(GUIDE_CODE.replace("dags/my_dag.py", str(EXAMPLE_DAGS / "example_wasabi_sub
 fast_polls = GUIDE["fast_polls"]
 
 
+pytestmark = pytest.mark.dag_run
+
+
 @pytest.fixture(scope="module", autouse=True)
 def database() -> None:
     from airflow.utils.db import initdb

@@ -1643,6 +1643,7 @@ with DAG(
 """
 
 
+@pytest.mark.dag_run
 def test_dag_run(serve_emulator: Any, tmp_path: Path, monkeypatch: Any, capfd: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     from airflow.utils.db import initdb

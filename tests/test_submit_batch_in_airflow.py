@@ -50,6 +50,7 @@ with DAG("library", schedule=None, start_date=datetime(2025, 1, 1), params={"lim
 """
 
 
+@pytest.mark.dag_run
 def test_sources_of_other_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from airflow.utils.db import initdb
 

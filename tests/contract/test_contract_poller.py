@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -217,6 +219,13 @@ class CountObjects(msgspec.Struct, frozen=True):
             groups = objects["Poller"] * len(intervals) + sum(not wait.align for wait in waits)
             if objects["Poll"] > len(waits) or objects["PollGroup"] > groups:
                 account.violations.append(f"{now:.2f}: the poller holds {dict(objects)} for {len(waits)} waits")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unfreeze_objects() -> Iterator[None]:
+    """Undo what the programs do to garbage collection."""
+    yield
+    gc.unfreeze()
 
 
 firsts = st.sampled_from([0, 1, 10, 40, 79])
