@@ -226,6 +226,7 @@ def unfreeze_objects() -> Iterator[None]:
     """Undo what the programs do to garbage collection."""
     yield
     gc.unfreeze()
+    gc.collect()
 
 
 firsts = st.sampled_from([0, 1, 10, 40, 79])
