@@ -71,7 +71,7 @@ e2e-celery: $(CELERY)/.ready
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
 
-bench: $(READY)
+bench: $(READY) $(if $(filter 3.3,$(AIRFLOW)),$(CELERY)/.ready)
 	$(BIN)/python tests/benchmarks/bench_parsing.py
 	$(BIN)/python tests/benchmarks/bench_events.py
 	$(BIN)/python tests/benchmarks/bench_metrics.py
@@ -79,6 +79,12 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_polling.py
 	$(BIN)/python tests/benchmarks/bench_polling.py --counts 1000 --kinds poller --behaviour '{"rate_limit_per_minute": 1000}'
 	$(BIN)/python tests/benchmarks/bench_polling.py --kinds poller --behaviour '{"error_rate": 0.05}'
+ifeq ($(AIRFLOW),3.3)
+	$(call install_wheel,$(CELERY))
+	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py
+	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py --counts 1000 --triggerers 1
+	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py --counts 10000 --triggerers 1 --runs 1
+endif
 
 airflow: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo.standalone --home .airflow/$(AIRFLOW) --dags "$(DAGS)" --port $(PORT)
