@@ -237,7 +237,8 @@ def run(installation: Installation, kind: str, setup: Setup) -> dict[str, float]
         idle = meter.read()
         server.send("start")
         end_times: dict[str, float] = json.loads(server.read())
-        waits = [(number, job_id, ends_at) for number, (job_id, ends_at) in enumerate(end_times.items())]
+        # The newest jobs first, because a task is deferred soon after its job was submitted.
+        waits = [(number, job_id, ends_at) for number, (job_id, ends_at) in enumerate(reversed(end_times.items()))]
 
         def defer(begin: int, end: int, lines: int) -> None:
             deferred_tasks.send(waits[begin:end])
@@ -296,6 +297,7 @@ def figures(seen: Observation) -> dict[str, float]:
     return {
         "wrong outcomes": len(seen.waits) - len(delays),
         "requests": len(seen.requests),
+        "list requests": sum(kind.startswith("list") for _, kind in seen.requests),
         "requests per poll interval while all wait": requests / seconds * INTERVAL,
         "CPU s": sum(cpu.values()),
         **{f"CPU s, {role}": cpu[role] for role in ROLES},
