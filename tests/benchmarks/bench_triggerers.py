@@ -244,13 +244,13 @@ def run(installation: Installation, kind: str, setup: Setup) -> dict[str, float]
             deferred_tasks.send(waits[begin:end])
             deferred_tasks.read("DEFERRED")
             logs = Logs(installation.home, run_id, range(begin, min(end, setup.count)))
-            until(partial(logs.have, lines), f"in the logs of the waits {begin} to {end}", 120)
+            until(partial(logs.have, lines), f"in the logs of the waits {begin} to {end}", 600)
 
         defer(0, 1, lines=2)
         first, started_at = meter.read(), time.time()
         for begin in range(1, setup.count, setup.portion):
             defer(begin, begin + setup.portion, lines=1)
-        until(partial(Logs(installation.home, run_id, range(setup.count)).have, 2), "polled", 120)
+        until(partial(Logs(installation.home, run_id, range(setup.count)).have, 2), "polled", 600)
         waiting, waiting_from = [meter.read()], time.time()
         waiting_until = min(end_times.values()) - 1
         assert waiting_until - waiting_from > 2 * INTERVAL, f"--first-end {setup.first_end} is too soon"
