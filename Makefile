@@ -29,7 +29,7 @@ help:
 	@echo "make e2e         test the installed wheel in real Airflow processes, with PostgreSQL and Celery (25 minutes)"
 	@echo "make soak        10,000 waits with the same processes, during faults at random (an hour)"
 	@echo "make matrix      run the tests with each Airflow and each installed Python (an hour)"
-	@echo "make bench       run the benchmarks: waits and DAG parsing (half an hour)"
+	@echo "make bench       run the benchmarks: waits, triggerers and DAG parsing (two hours)"
 	@echo "make clean       remove everything that the other targets create"
 	@echo
 	@echo "AIRFLOW=2.11 make ... uses that Airflow. Available: $(AVAILABLE)"
@@ -72,7 +72,7 @@ soak: $(INSTALLED)/.ready
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
 
-bench: $(READY)
+bench: $(READY) $(if $(filter 3.3,$(AIRFLOW)),$(CELERY)/.ready)
 	$(BIN)/python tests/benchmarks/bench_parsing.py
 	$(BIN)/python tests/benchmarks/bench_events.py
 	$(BIN)/python tests/benchmarks/bench_metrics.py
@@ -80,6 +80,11 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_polling.py
 	$(BIN)/python tests/benchmarks/bench_polling.py --counts 1000 --kinds poller --behaviour '{"rate_limit_per_minute": 1000}'
 	$(BIN)/python tests/benchmarks/bench_polling.py --kinds poller --behaviour '{"error_rate": 0.05}'
+ifeq ($(AIRFLOW),3.3)
+	$(call install_wheel,$(CELERY))
+	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py
+	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py --counts 10000 --triggerers 1 --kinds poller baseline sleep --runs 1
+endif
 
 airflow: $(READY)
 	@$(BIN)/python -m airflow_wasabi_jobs.demo.standalone --home .airflow/$(AIRFLOW) --dags "$(DAGS)" --port $(PORT)

@@ -243,6 +243,35 @@ def test_trigger_does_not_block_the_event_loop(set_connection: Any) -> None:
     assert len(server.requests) == 1
 
 
+def test_log_that_is_full_does_not_block_the_event_loop(set_connection: Any, request: pytest.FixtureRequest) -> None:
+    # The log of a triggerer is a socket. It is full while Airflow's other process waits for this event loop.
+    blocked, released = threading.Event(), threading.Event()
+    is_released = []
+
+    class FullLog(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            blocked.set()
+            is_released.append(released.wait(0.2))
+
+    handler = FullLog()
+    LOG.addHandler(handler)
+    request.addfinalizer(lambda: LOG.removeHandler(handler))
+
+    async def other_coroutine() -> None:
+        task = asyncio.create_task(first_event(trigger()))
+        while not blocked.is_set():  # noqa: ASYNC110 - set by the thread that logs
+            await asyncio.sleep(0.01)
+        released.set()
+        await task
+
+    with Loopback(response(status=503), status_response("completed")) as server:
+        set_connection(server.url, retries=0)
+        asyncio.run(asyncio.wait_for(other_coroutine(), 30))
+
+    # The API does not respond, responds again, and the job has completed.
+    assert is_released == [True, True, True]
+
+
 @pytest.mark.filterwarnings("error")
 def test_trigger_can_be_cancelled_at_any_time(set_connection: Any) -> None:
     async def cancel_after(seconds: float) -> None:

@@ -110,9 +110,10 @@ class WasabiBatchTrigger(BaseTrigger):
                 except WasabiApiError as error:
                     if not error.is_transient:
                         return TriggerEvent({"batch": self.batch, "error": serialize_error(error)})
-                    status_log.record_error(error)
+                    await asyncio.to_thread(status_log.record_error, error)
                     continue
-                status_log.record_progress(report.status, report.describe(self.expected_jobs))
+                description = report.describe(self.expected_jobs)
+                await asyncio.to_thread(status_log.record_progress, report.status, description)
                 if report.is_finished:
                     return TriggerEvent(report.to_event())
 

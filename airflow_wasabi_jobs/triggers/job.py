@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,8 @@ class WasabiJobTrigger(BaseTrigger):
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
         from airflow_wasabi_jobs.polling import Subscription
 
+        # Its lines are written in a thread, because the log of a triggerer is a socket. If the event loop waited for it
+        # while Airflow's other process waits for the event loop, the triggerer would hang.
         status_log = StatusLog(f"Job {self.job_id!r}")
         hook = WasabiJobsHook(self.wasabi_conn_id)
         async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
@@ -111,12 +114,13 @@ class WasabiJobTrigger(BaseTrigger):
                 except WasabiApiError as error:
                     if not error.is_transient:
                         return TriggerEvent({"job_id": self.job_id, "error": serialize_error(error)})
-                    status_log.record_error(error)
+                    await asyncio.to_thread(status_log.record_error, error)
                     continue
                 if not isinstance(result, JobReport):
-                    status_log.record_status(result.value, describe_job_status(result.value))
+                    await asyncio.to_thread(status_log.record_status, result.value, describe_job_status(result.value))
                     continue
-                status_log.record_status(result.status.value, describe_job_status(result.status, result.error_count))
+                description = describe_job_status(result.status, result.error_count)
+                await asyncio.to_thread(status_log.record_status, result.status.value, description)
                 if result.status.is_terminal:
                     return await self._finish(result, subscription)
 

@@ -68,11 +68,11 @@ async def wait_for_unfinished_jobs(wait: UnfinishedJobs, subscription: Subscript
             if not is_over and status_log.is_progress_due("running"):
                 unfinished = sum((await subscription.send_all(counter.count(_UNFINISHED))).values())
                 done = max(0, wait.files - wait.files_to_submit - unfinished)
-                status_log.record_progress("running", progress.describe(done, failures))
+                await asyncio.to_thread(status_log.record_progress, "running", progress.describe(done, failures))
         except WasabiApiError as error:
             if not error.is_transient:
                 raise
-            status_log.record_error(error)
+            await asyncio.to_thread(status_log.record_error, error)
             continue
         if is_over:
             return

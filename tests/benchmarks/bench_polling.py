@@ -29,26 +29,29 @@ def run(kind: str, count: int, limit: float, **behaviour: Any) -> dict[str, floa
         while waits.stdout.readline().strip() != "ready":
             pass
         _send(server, "start")
-        _send(waits, server.stdout.readline().strip())
+        end_times = json.loads(server.stdout.readline())
+        _send(waits, json.dumps(list(end_times)))
         wait_data = next(line for line in waits.stdout if line.startswith("MEASURED"))
         waits.wait()
         _send(server, "end")
-        server_data = json.loads(server.stdout.readline())
+        requests = json.loads(server.stdout.readline())
         server.wait()
-    return figures(count, json.loads(wait_data.removeprefix("MEASURED")), server_data)
+    return figures(json.loads(wait_data.removeprefix("MEASURED")), requests, end_times)
 
 
-def figures(count: int, wait_data: dict[str, Any], server_data: dict[str, Any]) -> dict[str, float]:
-    started_at, lags, end_times = wait_data["started_at"], wait_data["lags"], server_data["ends"]
+def figures(
+    wait_data: dict[str, Any], requests: list[tuple[float, str]], end_times: dict[str, float]
+) -> dict[str, float]:
+    started_at, lags = wait_data["started_at"], wait_data["lags"]
     correct = {job_id: at for job_id, (at, status) in wait_data["outcomes"].items() if status == "completed"}
     delays = sorted(at - end_times[job_id] for job_id, at in correct.items()) or [float("nan")]
     first_end = min(end_times.values())
     poll_count = max(1, int((first_end - started_at) // INTERVAL))
     return {
         "correct": len(correct),
-        "requests": len(server_data["requests"]),
-        "list requests": sum(kind.startswith("list") for _, kind in server_data["requests"]),
-        "requests per poll before the first end": sum(at < first_end for at, _ in server_data["requests"]) / poll_count,
+        "requests": len(requests),
+        "list requests": sum(kind.startswith("list") for _, kind in requests),
+        "requests per poll before the first end": sum(at < first_end for at, _ in requests) / poll_count,
         "CPU s": wait_data["cpu"],
         "memory MB": wait_data["memory"] / 2**20,
         "memory of imports MB": wait_data["memory of imports"] / 2**20,

@@ -1,7 +1,9 @@
 """
-The emulated API for a benchmark, in a separate process: N jobs that finish 10 to 30 seconds after the start.
+The emulated API for a benchmark, in a separate process: N jobs that finish within 20 seconds, by default 10 to 30
+seconds after the start.
 
-Prints its URL when it listens, and at the end a line of JSON: time and kind of each request, and end time of each job.
+Prints its URL when it listens, and then as lines of JSON the end time of each job after the start, and time and kind of
+each request at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from airflow_wasabi_jobs.emulator.jobs import EmulatedJobs
 from airflow_wasabi_jobs.emulator.server import Behaviour, create_application
 
 
-async def serve(count: int, behaviour: Behaviour) -> None:
+async def serve(count: int, behaviour: Behaviour, first_end: float = 10.0) -> None:
     random_source = random.Random(0)
     jobs = EmulatedJobs(time.time, speed=1.0)
     requests: list[tuple[float, str]] = []
@@ -36,12 +38,11 @@ async def serve(count: int, behaviour: Behaviour) -> None:
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, sys.stdin.readline)  # the start
     for number in range(count):
-        jobs.find_or_create(f"completes-after-{10 + 20 * random_source.random():.0f}-seconds-{number}")
-    print(json.dumps([job.job_id for job in jobs]), flush=True)
+        jobs.find_or_create(f"completes-after-{first_end + 20 * random_source.random():.0f}-seconds-{number}")
+    print(json.dumps({job.job_id: job.created_at + job.outcome.seconds for job in jobs}), flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)  # the end
-    end_times = {job.job_id: job.created_at + job.outcome.seconds for job in jobs}
-    print(json.dumps({"requests": requests, "ends": end_times}), flush=True)
+    print(json.dumps(requests), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Behaviour)))
+    asyncio.run(serve(int(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Behaviour), *map(float, sys.argv[3:])))

@@ -1,7 +1,5 @@
 """
 N deferred waits in one event loop, in a separate process, as in a triggerer. Prints its measurements as JSON.
-
-The baseline is a typical trigger of a provider: one polling loop per wait, with a pooled HTTP session.
 """
 
 from __future__ import annotations
@@ -14,12 +12,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import airflow.jobs.triggerer_job_runner  # noqa: F401 - a triggerer has imported it before the first wait
-from airflow.triggers.base import TriggerEvent
 
 
 def memory() -> int:
@@ -29,37 +25,11 @@ def memory() -> int:
 MEMORY_BEFORE_IMPORTS = memory()
 
 # ruff: noqa: E402 - the memory before these imports is measured
+from baseline_trigger import INTERVAL, BaselineTrigger
+
 import airflow_wasabi_jobs.polling  # noqa: F401 - imported by a triggerer before the first wait
-from airflow_wasabi_jobs.api import exceptions
 from airflow_wasabi_jobs.hooks import WasabiJobsHook
 from airflow_wasabi_jobs.triggers import WasabiJobTrigger
-from airflow_wasabi_jobs.waiting.status_log import StatusLog, describe_job_status
-
-INTERVAL = 5.0
-
-
-class BaselineTrigger:
-    """A trigger with its own polling loop: the same hook and log lines, but nothing is shared with other waits."""
-
-    def __init__(self, job_id: str) -> None:
-        self.job_id = job_id
-        self.hook = WasabiJobsHook("wasabi")
-        self.status_log = StatusLog(job_id)
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        while True:
-            await asyncio.sleep(INTERVAL)
-            try:
-                report = await self.hook.aget_job_status(self.job_id)
-            except exceptions.WasabiApiError as error:
-                if not error.is_transient:
-                    raise
-                self.status_log.record_error(error)
-                continue
-            self.status_log.record_status(report.status, describe_job_status(report.status, report.error_count))
-            if report.status.is_terminal:
-                yield TriggerEvent(report.to_xcom())
-                return
 
 
 async def first_outcome(trigger: Any) -> tuple[float, str]:
