@@ -72,7 +72,7 @@ soak: $(INSTALLED)/.ready
 matrix:
 	@$(PYTHON) tests/matrix.py $(AVAILABLE)
 
-bench: $(READY) $(if $(filter 3.3,$(AIRFLOW)),$(CELERY)/.ready)
+bench: $(READY) $(if $(filter 3.3,$(AIRFLOW)),$(INSTALLED)/.ready)
 	$(BIN)/python tests/benchmarks/bench_parsing.py
 	$(BIN)/python tests/benchmarks/bench_events.py
 	$(BIN)/python tests/benchmarks/bench_metrics.py
@@ -81,9 +81,9 @@ bench: $(READY) $(if $(filter 3.3,$(AIRFLOW)),$(CELERY)/.ready)
 	$(BIN)/python tests/benchmarks/bench_polling.py --counts 1000 --kinds poller --behaviour '{"rate_limit_per_minute": 1000}'
 	$(BIN)/python tests/benchmarks/bench_polling.py --kinds poller --behaviour '{"error_rate": 0.05}'
 ifeq ($(AIRFLOW),3.3)
-	$(call install_wheel,$(CELERY))
-	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py
-	$(CELERY)/bin/python tests/benchmarks/bench_triggerers.py --counts 10000 --triggerers 1 --kinds poller baseline sleep --runs 1
+	$(call install_wheel,$(INSTALLED))
+	$(INSTALLED)/bin/python tests/benchmarks/bench_triggerers.py
+	$(INSTALLED)/bin/python tests/benchmarks/bench_triggerers.py --counts 10000 --triggerers 1 --kinds poller baseline sleep --runs 1
 endif
 
 airflow: $(READY)

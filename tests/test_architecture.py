@@ -105,6 +105,32 @@ def test_api_imports_nothing_from_airflow() -> None:
             assert not re.search(r"^\s*(from|import) airflow\b", path.read_text(), re.MULTILINE), module
 
 
+# Where a triggerer runs coroutines.
+IN_TRIGGERER = ("triggers", "watching", "polling", "waiting.unfinished_jobs")
+
+
+def blocking_log_calls(tree: ast.AST) -> Iterator[str]:
+    """Return the calls in coroutines that write a line to the log, except in a thread."""
+    for coroutine in (node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)):
+        for call in (node for node in ast.walk(coroutine) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            if name.startswith("LOG.") or re.match(r"status_log\.record_", name):
+                yield f"{coroutine.name}: {name}"
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.removeprefix(f"{PACKAGE}.").startswith(IN_TRIGGERER)]
+)
+def test_coroutines_of_a_triggerer_log_in_a_thread(module: str) -> None:
+    assert list(blocking_log_calls(ast.parse(MODULES[module].read_text()))) == []
+
+
+def test_blocking_log_call_is_found() -> None:
+    code = "async def run():\n    await asyncio.to_thread(LOG.info, 'a')\n    LOG.info('a')\n"
+
+    assert list(blocking_log_calls(ast.parse(code))) == ["run: LOG.info"]
+
+
 def test_no_private_name_of_a_dependency_is_overridden() -> None:
     overridden = set()
     for info in pkgutil.walk_packages([str(ROOT)], f"{PACKAGE}."):

@@ -95,8 +95,6 @@ class WasabiJobTrigger(BaseTrigger):
         from airflow_wasabi_jobs.hooks import WasabiJobsHook
         from airflow_wasabi_jobs.polling import Subscription
 
-        # Its lines are written in a thread, because the log of a triggerer is a socket. If the event loop waited for it
-        # while Airflow's other process waits for the event loop, the triggerer would hang.
         status_log = StatusLog(f"Job {self.job_id!r}")
         hook = WasabiJobsHook(self.wasabi_conn_id)
         async with Subscription(self.wasabi_conn_id, hook.aread_settings) as subscription:
@@ -137,9 +135,11 @@ class WasabiJobTrigger(BaseTrigger):
                 metadata = (await subscription.send(endpoints.get_job_metadata(self.job_id))).to_xcom()
             return TaskSuccessEvent(xcoms=await _push_xcom(self.task_instance, xcom | metadata))
         except WasabiApiError as error:
-            LOG.info("Job %r: a worker will retry to read the result location. %s", self.job_id, error)
-        except Exception:
-            LOG.exception("Job %r: the triggerer could not push the XCom; a worker ends the task.", self.job_id)
+            message = "Job %r: a worker will retry to read the result location. %s"
+            await asyncio.to_thread(LOG.info, message, self.job_id, error)
+        except Exception as error:  # noqa: BLE001 - whatever the error is, a worker can push the XCom
+            message = "Job %r: the triggerer could not push the XCom; a worker ends the task."
+            await asyncio.to_thread(LOG.error, message, self.job_id, exc_info=error)
         return TriggerEvent(xcom)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class WasabiJobsFinishedTrigger(BaseEventTrigger):
         from airflow_wasabi_jobs.watching.watcher import Watcher
 
         selection = Selection(self.wasabi_conn_id, self.batch, self.name_prefix, self.statuses)
-        LOG.info("%s: polling every %g s.", selection.subject, self.poke_interval)
+        await asyncio.to_thread(LOG.info, "%s: polling every %g s.", selection.subject, self.poke_interval)
         async with Watcher(
             selection,
             read_settings=WasabiJobsHook(self.wasabi_conn_id).aread_settings,

@@ -33,14 +33,14 @@ class FailureLog:
         # Half an interval, because times are rounded.
         return due_at + self._poke_interval / 2 < self._retry_at
 
-    def record_success(self) -> None:
+    async def record_success(self) -> None:
         """Log the end of a series of failed polls."""
         if self._failed_polls:
             polls = f"{self._failed_polls} failed poll{'' if self._failed_polls == 1 else 's'}"
-            LOG.info("%s: API is responding again after %s.", self._subject, polls)
+            await asyncio.to_thread(LOG.info, "%s: API is responding again after %s.", self._subject, polls)
         self._failed_polls, self._last_message, self.failed_at = 0, "", None
 
-    def record(self, error: Exception, due_at: float) -> None:
+    async def record(self, error: Exception, due_at: float) -> None:
         """
         Log an error if it is new, and set the time of the next poll.
 
@@ -53,7 +53,7 @@ class FailureLog:
             delay = self._poke_interval * 2 ** min(self._failed_polls - 1, 10)
             self._retry_at = due_at + min(delay, max(MAX_BACKOFF_SECONDS, self._poke_interval))
             if self._failed_polls == 1:
-                LOG.warning("%s: API not responding; still watching. %s", self._subject, error)
+                await asyncio.to_thread(LOG.warning, "%s: API not responding; still watching. %s", self._subject, error)
             return
         slower = min(PERMANENT_RETRY_POLLS * self._poke_interval, MAX_BACKOFF_SECONDS)
         delay = max(slower, MIN_PERMANENT_RETRY_SECONDS, self._poke_interval)
@@ -61,4 +61,5 @@ class FailureLog:
         if str(error) != self._last_message:
             self._last_message = str(error)
             details = None if isinstance(error, WasabiApiError) else error
-            LOG.error("%s: polling failed; retrying every %.0f s. %s", self._subject, delay, error, exc_info=details)
+            message = "%s: polling failed; retrying every %.0f s. %s"
+            await asyncio.to_thread(LOG.error, message, self._subject, delay, error, exc_info=details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -34,7 +35,8 @@ class CursorStore:
             self._saved = await self._asset_state_store.aget(self._key)
         except ValueError:
             self._asset_state_store = None
-            LOG.warning(
+            await asyncio.to_thread(
+                LOG.warning,
                 "%s: more than one asset has this trigger, so Airflow cannot store which events it has had, and a "
                 "restart may repeat events. Give each asset a trigger with different arguments.",
                 self._subject,
@@ -42,7 +44,8 @@ class CursorStore:
         try:
             return None if self._saved is None else Cursor.from_store(self._saved)
         except msgspec.ValidationError as error:
-            LOG.warning("%s: the stored cursor cannot be used, and a new one begins. %s", self._subject, error)
+            message = "%s: the stored cursor cannot be used, and a new one begins. %s"
+            await asyncio.to_thread(LOG.warning, message, self._subject, error)
             return None
 
     async def save(self, cursor: Cursor) -> None:
@@ -54,9 +57,8 @@ class CursorStore:
             await self._asset_state_store.aset(self._key, content)
         except Exception as error:  # noqa: BLE001 - whatever the error is, the watcher goes on
             if not self._is_failing:
-                LOG.warning(
-                    "%s: Airflow could not store the cursor; a restart may repeat events. %s", self._subject, error
-                )
+                message = "%s: Airflow could not store the cursor; a restart may repeat events. %s"
+                await asyncio.to_thread(LOG.warning, message, self._subject, error)
             self._is_failing = True
         else:
             self._saved, self._is_failing = content, False

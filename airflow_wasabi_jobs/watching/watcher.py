@@ -169,12 +169,12 @@ class Watcher:
                 await subscription.read_connection_again(since=self._failures.failed_at)
             result = await self._poll_account(subscription, await subscription.get_snapshot(due_at))
         except Exception as error:  # noqa: BLE001 - Airflow restarts a trigger that raises every two seconds
-            self._failures.record(error, due_at)
+            await self._failures.record(error, due_at)
             if not isinstance(error, WasabiApiError) or not error.is_transient:
                 # The poller may have failed, and another subscription gets a new one.
                 await self._unsubscribe()
             return PollResult([], self._cursor)
-        self._failures.record_success()
+        await self._failures.record_success()
         return result
 
     async def _poll_account(self, subscription: Subscription, snapshot: Snapshot) -> PollResult:
@@ -191,7 +191,7 @@ class Watcher:
         checks = await asyncio.gather(
             *(self._check(job_id, subscription, snapshot, send) for job_id in islice(to_check, MAX_CHECKS_PER_POLL))
         )
-        self._log_errors(checks)
+        await asyncio.to_thread(self._log_errors, checks)
         done = {check.job_id for check in checks if check.is_done}
         cursor = next_cursor(cursor, newest, unfinished, to_check, done, now=now, selects=self._selection.has)
         self._listed = {job_id: job for job_id, job in (self._listed | unfinished).items() if job_id in cursor.pending}

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Self
 import psutil
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "e2e"), str(HERE.parent / "e2e" / "celery_executor")]
+sys.path.insert(0, str(HERE.parent / "e2e"))
 from airflow_installation import BIN, Process, free_port  # noqa: E402 - found in the folders above
 from servers import PostgreSQL  # noqa: E402
 
