@@ -27,7 +27,7 @@ help:
 	@echo "make docs        build the documentation; warnings are errors"
 	@echo "make dist        build the sdist and the wheel, and check them"
 	@echo "make e2e         test the installed wheel in real Airflow processes, with PostgreSQL and Celery (25 minutes)"
-	@echo "make soak        10,000 waits with the same processes, during faults at random (an hour)"
+	@echo "make soak        wait for 10,000 jobs in the same processes, during faults at random (an hour)"
 	@echo "make matrix      run the tests with each Airflow and each installed Python (an hour)"
 	@echo "make bench       run the benchmarks: waits, triggerers and DAG parsing (two hours)"
 	@echo "make clean       remove everything that the other targets create"

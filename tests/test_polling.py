@@ -383,6 +383,23 @@ class TestRequestCount:
 
         idle_clock.run(main())
 
+    def test_lists_are_tried_again_when_there_are_many_more_waits(self) -> None:
+        # As in a triggerer that starts again: Airflow starts the oldest waits first, and lists show the newest jobs.
+        async def main() -> None:
+            async with serve_account({**running(40, prefix="old"), **running(400, prefix="new")}) as api:
+                waits = WaitGroup(api)
+                tasks = waits.start(*running(40, prefix="old"))
+                # Useless lists are skipped for one poll, then for two, then for four: 2, 4 and 5, 7 to 10.
+                await wait_until(lambda: api.request_counts["status"] >= 40 * 7)
+                before = api.request_counts.copy()
+                tasks += waits.start(*running(400, prefix="new"))
+                await wait_until(lambda: api.request_counts["list"] >= before["list"] + 10)
+                assert api.request_counts["status"] - before["status"] < 400
+                api.jobs |= dict.fromkeys(api.jobs, "completed")
+                await gather_all(tasks)
+
+        idle_clock.run(main())
+
     def test_concurrent_requests_are_limited(self) -> None:
         async def main() -> None:
             async with serve_account(running(300, "completed")) as api:

@@ -32,6 +32,7 @@ class UnfinishedJobLists:
     def __init__(self) -> None:
         self._page_counts = dict.fromkeys(_UNFINISHED, 1)
         self._polls_to_skip, self._useless_polls = 0, 0
+        self._jobs_of_useless_poll = 0
         self._max_page_length = MIN_PAGE_LIMIT
 
     async def find_running(
@@ -46,6 +47,9 @@ class UnfinishedJobLists:
         """
         if len(last_statuses) < MIN_LISTED_JOBS:
             return {}
+        if len(last_statuses) >= 2 * self._jobs_of_useless_poll:
+            # There are so many more jobs that the lists may be useful now, as in a triggerer that has just started.
+            self._polls_to_skip = self._useless_polls = 0
         if self._polls_to_skip:
             self._polls_to_skip -= 1
             return {}
@@ -59,6 +63,7 @@ class UnfinishedJobLists:
             is_useful = False
         else:
             is_useful = len(running) > requests
+        self._jobs_of_useless_poll = 0 if is_useful else len(last_statuses)
         self._useless_polls = 0 if is_useful else self._useless_polls + 1
         self._polls_to_skip = 0 if is_useful else min(2 ** (self._useless_polls - 1), MAX_SKIPPED_POLLS)
         return running

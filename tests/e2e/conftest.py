@@ -129,7 +129,8 @@ def executor_environment(folder: Path, postgresql: PostgreSQL) -> Iterator[dict[
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
         "AIRFLOW__CELERY__BROKER_URL": redis.url,
         "AIRFLOW__CELERY__RESULT_BACKEND": f"db+postgresql+psycopg2://{postgresql.url}",
-        "AIRFLOW__CELERY__WORKER_CONCURRENCY": "4",
+        "AIRFLOW__CELERY__WORKER_CONCURRENCY": "8",
+        "AIRFLOW__CORE__PARALLELISM": "8",
     }
     redis.process.stop()
 

@@ -1,7 +1,7 @@
 """
-Ten thousand waits during an hour of faults at random: ``make soak``.
+Waits for ten thousand jobs during an hour of faults at random: ``make soak``.
 
-``SOAK_WAITS`` is the number of waits, and ``SOAK_SEED`` repeats a sequence of faults.
+``SOAK_JOBS`` is the number of jobs, and ``SOAK_SEED`` repeats a sequence of faults.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import pytest
 from airflow_installation import TRIGGERERS, WORKERS, Airflow, Emulator
 from servers import PostgreSQL
 
-WAITS = int(os.environ.get("SOAK_WAITS", "10000"))
+JOBS = int(os.environ.get("SOAK_JOBS", "10000"))
 SEED = int(os.environ.get("SOAK_SEED") or random.randrange(10_000))
-# How many waits a run has, by its tasks, and the state in which they end.
+# How many tasks a run has, and the state in which they end. One of them waits for 200 jobs.
 TASKS_OF_RUN = {
-    ("ended_by_trigger", "success"): 380,
-    ("failed", "failed"): 40,
-    ("cancelled", "failed"): 20,
-    ("soft_failed", "skipped"): 20,
-    ("submit", "success"): 40,
+    ("ended_by_trigger", "success"): 240,
+    ("failed", "failed"): 20,
+    ("cancelled", "failed"): 10,
+    ("soft_failed", "skipped"): 10,
+    ("submit", "success"): 20,
+    ("library", "success"): 1,
 }
-WAITS_OF_RUN = sum(TASKS_OF_RUN.values())
-# The next run starts when fewer waits have not ended.
-MAX_UNFINISHED = 1500
-SECONDS_BETWEEN_FAULTS = (20, 60)
+FILES_OF_LIBRARY, JOBS_OF_RUN = 200, 500
+# The next run starts when fewer tasks have not ended.
+MAX_UNFINISHED = 600
+SECONDS_BETWEEN_FAULTS = (60, 150)
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -84,7 +85,7 @@ def test_no_wait_is_lost(
     airflow: Airflow, postgresql: PostgreSQL, emulator_with_errors: Emulator, count_tasks: Callable[..., Counter[Any]]
 ) -> None:
     source_of_faults = random.Random(SEED)
-    print(f"\n{WAITS:,} waits, seed {SEED}", flush=True)
+    print(f"\n{JOBS:,} jobs, seed {SEED}", flush=True)
     faults = Faults(airflow, postgresql, emulator_with_errors)
     happened: Counter[str] = Counter()
     run_ids: list[str] = []
@@ -97,27 +98,33 @@ def test_no_wait_is_lost(
         return sum((count_tasks(run_id, "state") for run_id in run_ids), Counter())
 
     def unfinished() -> int:
-        return len(run_ids) * WAITS_OF_RUN - sum(states()[state] for state in FINISHED)
+        current = states()
+        return len(run_ids) * sum(TASKS_OF_RUN.values()) - sum(current[state] for state in FINISHED)
 
-    for _ in _until(lambda: len(run_ids) * WAITS_OF_RUN >= WAITS and not unfinished()):
-        while len(run_ids) * WAITS_OF_RUN < WAITS and unfinished() < MAX_UNFINISHED:
+    next_fault_at = started_at + SECONDS_BETWEEN_FAULTS[0]
+    for _ in _until(lambda: len(run_ids) * JOBS_OF_RUN >= JOBS and not unfinished()):
+        if len(run_ids) * JOBS_OF_RUN < JOBS and unfinished() < MAX_UNFINISHED:
             run_ids.append(airflow.trigger("e2e_soak", run=len(run_ids)))
-        time.sleep(source_of_faults.uniform(*SECONDS_BETWEEN_FAULTS))
+        happened.update(f"{name} ended" for name in faults.restart_ended_processes())
+        if time.monotonic() < next_fault_at:
+            time.sleep(2)
+            continue
+        next_fault_at = time.monotonic() + source_of_faults.uniform(*SECONDS_BETWEEN_FAULTS)
         name = source_of_faults.choice(sorted(faults.by_name))
         report(f"{name}; {len(run_ids)} runs: {dict(states())}")
         faults.by_name[name]()
         happened[name] += 1
-        happened.update(f"{ended} ended" for ended in faults.restart_ended_processes())
 
     report(f"all have ended: {dict(states())}")
     print("faults:", dict(sorted(happened.items())))
     tries = sum((count_tasks(run_id, "try_number") for run_id in run_ids), Counter())
-    print("waits by the number of their tries:", dict(sorted(tries.items())))
+    print("tasks by the number of their tries:", dict(sorted(tries.items())))
     print("requests:", emulator_with_errors.count_polls(), "GET,", emulator_with_errors.count_submissions(), "POST")
     for run_id in run_ids:
         assert count_tasks(run_id, "task_id", "state") == TASKS_OF_RUN, run_id
-        files = Counter(emulator_with_errors.files_of_batch(run_id))
-        assert files == {f"completes-after-60-seconds-{number:04}.mp4": 1 for number in range(40)}, run_id
+        for batch, count in ((run_id, TASKS_OF_RUN["submit", "success"]), (f"library-{run_id}", FILES_OF_LIBRARY)):
+            files = Counter(emulator_with_errors.files_of_batch(batch))
+            assert files == {f"completes-after-60-seconds-{number:04}.mp4": 1 for number in range(count)}, batch
 
 
 def _until(condition: Callable[[], bool]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Five hundred waits, for ``make soak``."""
+"""Waits for five hundred jobs, for ``make soak``: of single tasks, and of a batch of files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_wasabi_jobs.operators import WasabiSubmitJobOperator
+from airflow_wasabi_jobs.operators import WasabiSubmitBatchOperator, WasabiSubmitJobOperator
 from airflow_wasabi_jobs.sensors import WasabiJobSensor
 
 with DAG(
@@ -27,10 +27,10 @@ with DAG(
     },
 ):
     waits: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
-        ("ended_by_trigger", "completes", 380, {"end_from_trigger": True}),
-        ("failed", "fails", 40, {}),
-        ("cancelled", "cancels", 20, {}),
-        ("soft_failed", "fails", 20, {"soft_fail": True}),
+        ("ended_by_trigger", "completes", 240, {"end_from_trigger": True}),
+        ("failed", "fails", 20, {}),
+        ("cancelled", "cancels", 10, {}),
+        ("soft_failed", "fails", 10, {"soft_fail": True}),
     )
     for task_id, outcome, count, arguments in waits:
         WasabiJobSensor.partial(task_id=task_id, **arguments).expand(
@@ -39,13 +39,15 @@ with DAG(
                 for number in range(count)
             ]
         )
-    WasabiSubmitJobOperator.partial(
-        task_id="submit",
-        batch="{{ run_id }}",
-        services=["ocr"],
-        destination={"bucket": "results", "region": "eu"},
-    ).expand(
+    job_arguments: dict[str, Any] = {"services": ["ocr"], "destination": {"bucket": "results", "region": "eu"}}
+    WasabiSubmitJobOperator.partial(task_id="submit", batch="{{ run_id }}", **job_arguments).expand(
         source=[
-            {"bucket": "media", "object_key": f"completes-after-60-seconds-{number:04}.mp4"} for number in range(40)
+            {"bucket": "media", "object_key": f"completes-after-60-seconds-{number:04}.mp4"} for number in range(20)
         ]
+    )
+    WasabiSubmitBatchOperator(
+        task_id="library",
+        batch="library-{{ run_id }}",
+        sources=[f"s3://media/completes-after-60-seconds-{number:04}.mp4" for number in range(200)],
+        **job_arguments,
     )
