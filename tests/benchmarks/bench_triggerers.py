@@ -31,8 +31,8 @@ import psutil
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
-from airflow_installation import BIN, Process, free_port  # noqa: E402 - found in the folders above
-from servers import PostgreSQL  # noqa: E402
+from airflow_installation import BIN, Process, free_port  # noqa: E402 - found in the folder above
+from servers import PostgreSQL  # noqa: E402 - as above
 
 INTERVAL = 5.0
 DAG = """
